@@ -1,0 +1,102 @@
+"""Every error that dtk raises on purpose, drawn by what a handler would do.
+
+::
+
+    DtkError                          catch all of them
+    ├── ArgumentError (ValueError)    mend the call: an argument, its value, the remedy
+    ├── DataError (ValueError)        mend the data: it is empty, truncated, mixed or of another type
+    │   └── NotFoundError (FileNotFoundError)   nothing is there
+    ├── SourceError (TypeError)       spool first: the ranks cannot read this expression block by block
+    ├── BundleError (ValueError)      use another bundle: damaged, newer, or in need of a class
+    ├── MemoryLimitError (MemoryError)  give more memory, or ask for less
+    ├── ClusterError (RuntimeError)   mend the cluster: none, too small, or a worker is lost
+    ├── RankError (RuntimeError)      read the rank's traceback: it raised, died or hung
+    └── DependencyError (ImportError) install the named extra
+
+All of them cross process borders: they pickle with every field.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "ArgumentError",
+    "BundleError",
+    "ClusterError",
+    "DataError",
+    "DependencyError",
+    "DtkError",
+    "MemoryLimitError",
+    "NotFoundError",
+    "RankError",
+    "SourceError",
+]
+
+
+class DtkError(Exception):
+    """The base of all errors that dtk raises on purpose."""
+
+
+class ArgumentError(DtkError, ValueError):
+    """An argument cannot work; the message names it, its value and the remedy."""
+
+
+class DataError(DtkError, ValueError):
+    """Data is not what it should be; the message names the file or the column."""
+
+
+class NotFoundError(DataError, FileNotFoundError):
+    """Nothing is at the given path."""
+
+
+class SourceError(DtkError, TypeError):
+    """An expression cannot be read block by block in the ranks; spool it first."""
+
+
+class BundleError(DtkError, ValueError):
+    """A bundle is damaged, of a newer version, or needs a class that was not given."""
+
+
+class MemoryLimitError(DtkError, MemoryError):
+    """A plan or a process needs more memory than its share."""
+
+
+class ClusterError(DtkError, RuntimeError):
+    """The cluster is missing, too small, or lost a worker."""
+
+
+class RankError(DtkError, RuntimeError):
+    """A rank raised, died or hung.
+
+    Parameters
+    ----------
+    message : str
+        What happened, in one line.
+    rank : int, optional
+        The rank that failed first.
+    worker : str, optional
+        The address of the Dask worker that ran it.
+    rank_traceback : str, optional
+        The traceback as it was in the rank, formatted.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        rank: int | None = None,
+        worker: str | None = None,
+        rank_traceback: str | None = None,
+    ) -> None:
+        super().__init__(message, rank, worker, rank_traceback)
+        self.message = message
+        self.rank = rank
+        self.worker = worker
+        self.rank_traceback = rank_traceback
+
+    def __str__(self) -> str:
+        if not self.rank_traceback:
+            return self.message
+        return f"{self.message}\n\n{self.rank_traceback.rstrip()}"
+
+
+class DependencyError(DtkError, ImportError):
+    """An optional package is missing; the message says what to install."""

@@ -1,0 +1,59 @@
+"""Fixtures that many tests share: a real cluster, and a look at what it leaves behind."""
+
+from __future__ import annotations
+
+import os
+
+import psutil
+import pytest
+
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """Two workers of one thread each, for the whole session."""
+    from distributed.client import _set_global_client
+
+    from dtk.runtime import connect
+
+    with connect(workers=2, threads=1, memory="3 GiB", dashboard="127.0.0.1:0") as client:
+        _set_global_client(None)  # current only in the tests that ask for it
+        yield client
+
+
+@pytest.fixture
+def client(cluster):
+    """The shared cluster's client, current for one test."""
+    with cluster.as_current():
+        yield cluster
+
+
+@pytest.fixture
+def small_cluster():
+    """A cluster of one's own, to break."""
+    from dtk.runtime import connect
+
+    with connect(workers=2, threads=1, memory="3 GiB", dashboard="127.0.0.1:0") as client:
+        yield client
+
+
+def rank_processes() -> list[psutil.Process]:
+    """List the ranks that run on this machine."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if any("dtk.training.rank" in part for part in process.cmdline()):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+@pytest.fixture
+def no_rank_left():
+    """Check after the test that no rank outlived it."""
+    before = {process.pid for process in rank_processes()}
+    yield
+    _, alive = psutil.wait_procs([process for process in rank_processes() if process.pid not in before], timeout=5)
+    assert not alive

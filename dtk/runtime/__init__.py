@@ -1,0 +1,35 @@
+"""The Dask cluster: the client, chunk-wise work on it, and what ranks need of it.
+
+This package is the only importer of ``distributed``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dtk.runtime.chunkwise import delayed_reduce, map_reduce
+from dtk.runtime.client import connect, current_client
+from dtk.runtime.events import subscribed
+from dtk.runtime.pinned import PinnedTask, WorkerInfo, is_error, live_workers, run_on, submit_pinned, workers_of
+from dtk.runtime.shares import RankShare, rank_shares
+
+if TYPE_CHECKING:
+    from distributed import Client as Client
+    from distributed import Future as Future
+
+__all__ = [
+    "PinnedTask",
+    "RankShare",
+    "WorkerInfo",
+    "connect",
+    "current_client",
+    "delayed_reduce",
+    "is_error",
+    "live_workers",
+    "map_reduce",
+    "rank_shares",
+    "run_on",
+    "submit_pinned",
+    "subscribed",
+    "workers_of",
+]

@@ -1,0 +1,190 @@
+"""Map over chunks and merge as a tree: on the current Dask client, or on threads where there is none."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dtk.errors import ArgumentError
+from dtk.progress import Progress
+from dtk.runtime.client import current_client
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+__all__ = ["delayed_reduce", "map_reduce"]
+
+Part = TypeVar("Part")
+FAN_IN = 8
+
+
+def map_reduce(
+    map_fn: Callable[[Any, Any], Part],
+    merge_fn: Callable[[list[Part]], Part],
+    pieces: Sequence[Any],
+    *,
+    shared: Any = None,
+    label: str = "scan",
+    progress: bool = False,
+) -> Part:
+    """Apply a function to every piece and merge the results as a tree.
+
+    The client handles one future a piece, so `pieces` are groups of chunks, as many as keep the cluster busy, and
+    never single chunks.
+
+    Parameters
+    ----------
+    map_fn : callable
+        ``map_fn(shared, piece) -> part``, run once a piece.
+    merge_fn : callable
+        ``merge_fn(parts) -> part`` for a list of at most 8 parts, in the order of the pieces.
+    pieces : sequence
+        Small picklable arguments, for example ranges of chunks.
+    shared : object
+        What all pieces need, sent once to each worker that asks for it.
+    label : str
+        Name of the tasks on the dashboard and of the progress bar.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    object
+        The merged part.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no pieces.
+
+    Examples
+    --------
+    >>> map_reduce(lambda base, piece: base + piece, sum, [1, 2, 3], shared=10)
+    36
+    """
+    if not pieces:
+        raise ArgumentError("pieces=[] leaves nothing to merge; give at least one piece")
+    client = current_client()
+    if client is None:
+        return _on_threads([partial(map_fn, shared, piece) for piece in pieces], merge_fn, label, progress)
+    token = uuid.uuid4().hex[:8]
+    held = client.submit(_hold, shared, key=f"{label}-shared-{token}", pure=False)
+    futures = [
+        client.submit(map_fn, held, piece, key=f"{label}-{token}-{number}", pure=False)
+        for number, piece in enumerate(pieces)
+    ]
+    return _on_cluster(client, futures, merge_fn, f"{label}-merge-{token}", label, progress)
+
+
+def delayed_reduce(
+    map_fn: Callable[[Any], Part],
+    merge_fn: Callable[[list[Part]], Part],
+    parts: Sequence[Any],
+    *,
+    label: str = "scan",
+    progress: bool = False,
+) -> Part:
+    """Apply a function to the value of every delayed object and merge the results as a tree.
+
+    Parameters
+    ----------
+    map_fn : callable
+        ``map_fn(value) -> part``.
+    merge_fn : callable
+        ``merge_fn(parts) -> part`` for a list of at most 8 parts, in the order of `parts`.
+    parts : sequence of dask.delayed.Delayed
+        One a partition.
+    label : str
+        Name of the tasks on the dashboard and of the progress bar.
+    progress : bool
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    object
+        The merged part.
+
+    Raises
+    ------
+    ArgumentError
+        If there are no parts.
+    """
+    from dask.delayed import delayed
+
+    if not parts:
+        raise ArgumentError("parts=[] leaves nothing to merge; give at least one part")
+    token = uuid.uuid4().hex[:8]
+    mapped = [
+        delayed(map_fn, pure=False)(part, dask_key_name=f"{label}-{token}-{number}")
+        for number, part in enumerate(parts)
+    ]
+    client = current_client()
+    if client is None:
+        calls: list[Callable[[], Part]] = [partial(_compute, part) for part in mapped]
+        return _on_threads(calls, merge_fn, label, progress)
+    futures: list[Future[Any]] = client.compute(mapped)
+    return _on_cluster(client, futures, merge_fn, f"{label}-merge-{token}", label, progress)
+
+
+def _compute(part: Any) -> Any:
+    return part.compute(scheduler="sync")
+
+
+def _hold(value: Any) -> Any:
+    """Keep a value as the result of a task, so that a lost worker's copy can be made again."""
+    return value
+
+
+def _on_cluster(
+    client: Client,
+    futures: list[Future[Any]],
+    merge_fn: Callable[[list[Part]], Part],
+    merge_key: str,
+    label: str,
+    progress: bool,
+) -> Part:
+    from distributed import as_completed as as_futures_complete
+
+    level, merges = list(futures), 0
+    while len(level) > 1:
+        groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
+        level = [
+            client.submit(merge_fn, group, key=f"{merge_key}-{merges + number}", pure=False)
+            for number, group in enumerate(groups)
+        ]
+        merges += len(groups)
+    try:
+        if progress:
+            with Progress(label, len(futures)) as bar:
+                for done, _ in enumerate(as_futures_complete(futures), start=1):
+                    bar.update(done)
+        return level[0].result()  # type: ignore[no-any-return]
+    except BaseException:
+        client.cancel([*futures, *level])
+        raise
+
+
+def _on_threads(
+    calls: Sequence[Callable[[], Part]], merge_fn: Callable[[list[Part]], Part], label: str, progress: bool
+) -> Part:
+    num_threads = min(len(calls), os.cpu_count() or 1)
+    if num_threads == 1:
+        level = [call() for call in calls]
+    else:
+        with ThreadPoolExecutor(num_threads) as pool, Progress(label, len(calls), enabled=progress) as bar:
+            waiting = [pool.submit(call) for call in calls]
+            try:
+                for done, future in enumerate(as_completed(waiting), start=1):
+                    future.result()
+                    bar.update(done)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+            level = [future.result() for future in waiting]
+    while len(level) > 1:
+        level = [merge_fn(level[start : start + FAN_IN]) for start in range(0, len(level), FAN_IN)]
+    return level[0]

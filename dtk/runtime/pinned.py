@@ -1,0 +1,236 @@
+"""Tasks that stay on one worker: what the supervisors of ranks run in.
+
+Measured reasons for each manner: a task that does not secede blocks its thread for everyone else; a seceded one that
+is not pinned may be moved, and all ranks pile up on one worker; a cancelled task's thread runs on, so it must look.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dtk.errors import ClusterError
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Worker
+
+__all__ = [
+    "PinnedTask",
+    "WorkerInfo",
+    "is_error",
+    "live_workers",
+    "rank_order",
+    "run_on",
+    "submit_pinned",
+    "workers_of",
+]
+
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class WorkerInfo:
+    """What the scheduler knows of a worker.
+
+    Parameters
+    ----------
+    address : str
+        Such as ``tcp://10.0.0.1:40001``.
+    name : str
+        Given by the deployment; ranks are numbered in its order.
+    num_threads : int
+        Threads for tasks.
+    """
+
+    address: str
+    name: str
+    num_threads: int
+
+    @property
+    def host(self) -> str:
+        """The worker's host, as other workers reach it."""
+        return urlsplit(self.address).hostname or LOOPBACK if self.address.startswith("t") else LOOPBACK
+
+
+def workers_of(client: Client) -> list[WorkerInfo]:
+    """List the cluster's workers in a stable order.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+
+    Returns
+    -------
+    list of WorkerInfo
+        By host, then by name; numbers in names count as numbers.
+    """
+    found = [
+        WorkerInfo(address, str(info["name"]), info["nthreads"])
+        for address, info in client.scheduler_info(n_workers=-1)["workers"].items()
+    ]
+    return sorted(found, key=rank_order)
+
+
+def rank_order(worker: WorkerInfo) -> tuple[str, str, str]:
+    """Give the key by which workers are sorted: the order of ranks.
+
+    Parameters
+    ----------
+    worker : WorkerInfo
+        A worker.
+
+    Returns
+    -------
+    tuple of str
+        Host, name and address.
+
+    Examples
+    --------
+    >>> nine, ten = (WorkerInfo("tcp://h:1", name, 1) for name in ("node-9", "node-10"))
+    >>> rank_order(nine) < rank_order(ten)
+    True
+    """
+    name = re.sub(r"\d+", lambda number: number[0].zfill(12), worker.name)
+    return worker.host, name, worker.address
+
+
+def live_workers(client: Client) -> set[str]:
+    """Ask the scheduler which workers it has now.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+
+    Returns
+    -------
+    set of str
+        Addresses.
+    """
+    return set(client.nthreads())
+
+
+class PinnedTask:
+    """The task that the calling thread runs, as seen from inside.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+        The worker that runs it.
+    key : str
+        The task's key.
+    """
+
+    def __init__(self, worker: Worker, key: str) -> None:
+        self._worker = worker
+        self._key = key
+        self.address: str = worker.address
+
+    @property
+    def is_released(self) -> bool:
+        """Whether nobody waits for this task any more: it was cancelled, or its client is gone."""
+        task = self._worker.state.tasks.get(self._key)
+        return task is None or task.state == "cancelled" or self._worker.status.name not in ("running", "paused")
+
+    def log_event(self, topic: str, message: Any) -> None:
+        """Publish a message on the scheduler.
+
+        Parameters
+        ----------
+        topic : str
+            What clients subscribe to.
+        message : object
+            Numbers, strings, lists and dicts.
+        """
+        self._worker.log_event(topic, message)
+
+
+def _in_place(address: str, key: str, fn: Callable[..., Any], *args: Any) -> Any:
+    from distributed import get_worker, secede
+
+    worker = get_worker()
+    if worker.address != address:
+        raise ClusterError(f"worker {address} is gone: its task {key} came to {worker.address}")
+    task = PinnedTask(worker, key)
+    secede()
+    return fn(task, *args)
+
+
+def submit_pinned(
+    client: Client, fn: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, ...]]], *, keys: Sequence[str]
+) -> list[Future[Any]]:
+    """Run a function on given workers, each in a task that stays there and blocks no thread of the worker.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    fn : callable
+        ``fn(task, *args)`` with a `PinnedTask`. It must look at `PinnedTask.is_released` and return when that is true.
+    calls : sequence of (str, tuple)
+        The worker's address, and the arguments.
+    keys : sequence of str
+        The tasks' keys, one a call.
+
+    Returns
+    -------
+    list of distributed.Future
+        In the order of the calls.
+    """
+    return [
+        client.submit(
+            _in_place,
+            address,
+            key,
+            fn,
+            *args,
+            key=key,
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+        )
+        for (address, args), key in zip(calls, keys, strict=True)
+    ]
+
+
+def run_on(client: Client, fn: Callable[..., Any], address: str, *args: Any) -> Any:
+    """Call a function on one worker at once, outside of its task queue.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    fn : callable
+        Quick, or a coroutine function: it runs in the worker's event loop.
+    address : str
+        The worker.
+    *args : object
+        For `fn`.
+
+    Returns
+    -------
+    object
+        What `fn` returned.
+    """
+    return client.run(fn, *args, workers=[address])[address]
+
+
+def is_error(future: Future[Any]) -> bool:
+    """Tell whether a task failed, or cannot finish any more.
+
+    Parameters
+    ----------
+    future : distributed.Future
+        Of a task.
+
+    Returns
+    -------
+    bool
+        True for an error, a lost and a cancelled task.
+    """
+    return future.status in ("error", "lost", "cancelled")

@@ -1,0 +1,59 @@
+"""The same answer on threads and on workers, in the order of the pieces."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from dask import delayed
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dtk.errors import ArgumentError
+from dtk.runtime import delayed_reduce, map_reduce
+
+
+def listed(shared, piece):
+    return [shared + piece]
+
+
+def joined(parts):
+    return [value for part in parts for value in part]
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(), min_size=1, max_size=100))
+def test_threads_keep_the_order(pieces):
+    assert map_reduce(listed, joined, pieces, shared=1) == [piece + 1 for piece in pieces]
+
+
+@pytest.mark.parametrize("count", [1, 2, 8, 9, 65])
+def test_cluster_keeps_the_order(client, count):
+    assert map_reduce(listed, joined, list(range(count)), shared=1) == list(range(1, count + 1))
+
+
+def test_delayed_parts(client):
+    parts = [delayed(number) for number in range(20)]
+    assert delayed_reduce(lambda value: [value], joined, parts) == list(range(20))
+
+
+def test_nothing_stays_on_the_cluster(client):
+    map_reduce(listed, joined, list(range(20)), shared=1)
+    end = time.monotonic() + 5  # futures are released on the client's own thread
+    while client.futures and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not client.futures
+
+
+def test_an_error_comes_through(client):
+    def fail(shared, piece):
+        raise ZeroDivisionError(f"piece {piece}")
+
+    with pytest.raises(ZeroDivisionError, match="piece"):
+        map_reduce(fail, joined, [1, 2, 3])
+
+
+@pytest.mark.parametrize("reduce", [lambda: map_reduce(listed, joined, []), lambda: delayed_reduce(len, joined, [])])
+def test_nothing_to_merge_is_refused(reduce):
+    with pytest.raises(ArgumentError, match="leaves nothing to merge"):
+        reduce()

@@ -1,0 +1,23 @@
+"""Where samples live: Parquet files, Dask expressions that are blockwise over them, and tables in memory."""
+
+from __future__ import annotations
+
+from dtk.sources.expression import ExpressionSource
+from dtk.sources.open import open
+from dtk.sources.parquet import ParquetSource
+from dtk.sources.source import Source, TableSource, as_source, chunk_groups, counted
+from dtk.sources.split import split
+from dtk.sources.write import write_parquet
+
+__all__ = [
+    "ExpressionSource",
+    "ParquetSource",
+    "Source",
+    "TableSource",
+    "as_source",
+    "chunk_groups",
+    "counted",
+    "open",
+    "split",
+    "write_parquet",
+]

@@ -1,0 +1,272 @@
+"""Open data where it lies, lazily: tables as Dask DataFrames, arrays as xarray Datasets."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from dtk.errors import ArgumentError, DataError, SourceError
+from dtk.sources.columns import checked_columns
+from dtk.sources.dask_read import hive_values
+from dtk.sources.footers import Footer, read_footers
+from dtk.sources.listing import Listing, compression_of, hive_types, list_files
+from dtk.sources.parquet import ParquetSource
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["open", "open_source"]
+
+PARTITION_NBYTES: Final = 128 * 2**20
+CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
+CSV_LEAST_ROWS: Final = 1000
+INDEX_COLUMN: Final = "__index_level_"  # pandas stores an index without a name so
+
+
+def open(
+    path: str | os.PathLike[str], *, format: str | None = None, columns: Sequence[str] | None = None
+) -> dd.DataFrame | xr.Dataset:
+    """Open a table or arrays lazily.
+
+    Parameters
+    ----------
+    path : str or path
+        A file, a directory (also with ``key=value`` directories), a pattern with wildcards, or such a URL.
+    format : str, optional
+        "parquet", "csv", "zarr" or "netcdf"; guessed if None.
+    columns : sequence of str, optional
+        Which columns (or variables), in order; all if None.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame or xarray.Dataset
+        Lazy: a DataFrame of Parquet and CSV, a Dataset of Zarr and NetCDF.
+
+    Raises
+    ------
+    NotFoundError
+        If nothing is there.
+    DataError
+        If it is empty, damaged, or its files' columns differ; the error names the file.
+    ArgumentError
+        If the format is unknown or a column is not there.
+    """
+    listing = list_files(path, format=format)
+    openers: dict[str, Callable[[Listing, Sequence[str] | None], Any]]
+    openers = {"parquet": _open_parquet, "csv": _open_csv, "zarr": _open_zarr, "netcdf": _open_netcdf}
+    data: dd.DataFrame | xr.Dataset = openers[listing.format](listing, columns)
+    return data
+
+
+def open_source(path: str, *, columns: Sequence[str] | None = None) -> ParquetSource:
+    """Open a Parquet dataset for the ranks, with no Dask between.
+
+    Parameters
+    ----------
+    path : str
+        As for `open`.
+    columns : sequence of str, optional
+        Which columns, in order; all if None.
+
+    Returns
+    -------
+    ParquetSource
+        Rows in the order that `open` gives.
+
+    Raises
+    ------
+    SourceError
+        If the files are of another format.
+    DataError
+        If they are missing, empty, damaged, or their columns differ.
+    ArgumentError
+        If a column is not there.
+    """
+    listing = list_files(path)
+    if listing.format != "parquet":
+        remedy = "write it once with dtk.write_parquet(dtk.open(path), new_path) and open that"
+        raise SourceError(f"{path} is {listing.format}, which ranks cannot read row by row in place; {remedy}")
+    footers, types = _checked_footers(listing)
+    names = _visible_columns(footers[0].schema, types)
+    return ParquetSource.from_footers(
+        footers,
+        columns=checked_columns(columns, names),
+        hive=hive_values(listing.files, types),
+        filesystem=listing.filesystem,
+    )
+
+
+def _checked_footers(listing: Listing) -> tuple[list[Footer], dict[str, pa.DataType]]:
+    footers = read_footers(listing.files, filesystem=listing.filesystem)
+    schema = footers[0].schema
+    types = {key: kind for key, kind in hive_types(listing).items() if key not in schema.names}
+    if not _visible_columns(schema, types):
+        raise DataError(f"{footers[0].path} has no columns; write it again with some")
+    if not any(footer.group_rows.sum() for footer in footers):
+        raise DataError(f"{listing.path} has no rows; write it again with some")
+    return footers, types
+
+
+def _visible_columns(schema: pa.Schema, types: dict[str, pa.DataType]) -> list[str]:
+    return [name for name in schema.names if not name.startswith(INDEX_COLUMN)] + list(types)
+
+
+def _open_parquet(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:
+    footers, types = _checked_footers(listing)
+    names = checked_columns(columns, _visible_columns(footers[0].schema, types))
+    options: dict[str, Any] = _partitioning(footers)
+    if types:
+        # Without a schema Dask makes categories of the directories' values, and of "01" a number.
+        options["dataset"] = {"partitioning": {"flavor": "hive", "schema": pa.schema(list(types.items()))}}
+    stored = footers[0].schema
+    frame: dd.DataFrame = dd.read_parquet(
+        list(listing.files),
+        columns=names,
+        index=False,
+        categories=[field.name for field in stored if pa.types.is_dictionary(field.type)] or None,
+        filesystem=listing.filesystem or "fsspec",
+        ignore_metadata_file=True,
+        parquet_file_extension=None,
+        **options,
+    )
+    return frame
+
+
+def _partitioning(footers: Sequence[Footer]) -> dict[str, Any]:
+    """Choose partitions of about 128 MiB before compression: several row groups, a file, or several files."""
+    nbytes = sum(int(footer.decoded_nbytes.sum()) for footer in footers)
+    num_groups = sum(len(footer.group_rows) for footer in footers)
+    if nbytes / len(footers) > PARTITION_NBYTES:
+        return {"split_row_groups": max(1, int(PARTITION_NBYTES / (nbytes / num_groups)))}
+    if len(footers) > 1 and nbytes / len(footers) < PARTITION_NBYTES / 8:
+        return {"split_row_groups": "adaptive", "blocksize": PARTITION_NBYTES, "aggregate_files": True}
+    return {"split_row_groups": False}
+
+
+def _open_csv(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:
+    fs = listing.filesystem or LocalFileSystem()
+    compressions = {compression_of(file) for file in listing.files}
+    if len(compressions) > 1:
+        raise DataError(f"{listing.path} holds CSV files of several compressions; compress all or none")
+    compression = compressions.pop()
+    separator = "\t" if ".tsv" in os.path.basename(listing.files[0]).lower() else ","
+    heads = []
+    sample_rows = max(CSV_LEAST_ROWS, CSV_SAMPLE_ROWS // len(listing.files))
+    for file in listing.files:
+        try:
+            with fs.open(file, "rb", compression=compression) as stream:
+                heads.append(pd.read_csv(stream, nrows=sample_rows, sep=separator))
+        except pd.errors.EmptyDataError as error:
+            raise DataError(f"{file} is empty; it should hold a line of column names and rows") from error
+        except (pd.errors.ParserError, UnicodeDecodeError, OSError, EOFError, ValueError) as error:
+            raise DataError(f"{file} cannot be read as CSV: {error}") from error
+        if list(heads[-1].columns) != list(heads[0].columns):
+            here, there = list(heads[-1].columns), list(heads[0].columns)
+            raise DataError(f"{file} has the columns {here} but {listing.files[0]} has {there}; use the same columns")
+    if not any(len(head) for head in heads):
+        raise DataError(f"{listing.path} has column names but no rows")
+    names = checked_columns(columns, [str(name) for name in heads[0].columns])
+    # A compressed file can only be read from its start: it is one partition.
+    options = {"compression": compression, "blocksize": None} if compression else {}
+    protocol = f"{listing.path.split('://', 1)[0]}://" if listing.filesystem is not None else ""
+    dtypes = pd.concat(heads).dtypes.to_dict()  # Dask's own guess is from ten rows
+    frame: dd.DataFrame = dd.read_csv(
+        [protocol + file for file in listing.files], sep=separator, dtype=dtypes, **options
+    )
+    chosen: dd.DataFrame = frame if columns is None else frame[names]
+    return chosen
+
+
+def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
+    import xarray as xr
+
+    root, fs = listing.files[0], listing.filesystem or LocalFileSystem()
+    is_array, consolidated = _zarr_kind(root, fs)
+    if is_array:
+        raise DataError(
+            f"{listing.path} is a bare Zarr array without names of dimensions; write it with"
+            " xarray.Dataset({'values': (dims, array)}).to_zarr(path)"
+        )
+    store = root if listing.filesystem is None else listing.path
+    try:
+        data = xr.open_zarr(store, chunks={}, consolidated=consolidated)
+        shards = {
+            dim: size
+            for variable in data.variables.values()
+            for dim, size in zip(variable.dims, variable.encoding.get("shards") or (), strict=False)
+        }
+        if shards:  # a piece of a shard costs a look into the shard's index: read whole ones
+            data = xr.open_zarr(store, chunks=shards, consolidated=consolidated)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{listing.path} cannot be read as Zarr: {error}") from error
+    return _checked_dataset(data, listing.path, columns)
+
+
+def _zarr_kind(root: str, fs: Any) -> tuple[bool, bool]:
+    """Tell whether a store is an array, and whether its metadata is in one place."""
+    if fs.exists(f"{root}/zarr.json"):
+        try:
+            node = json.loads(fs.cat_file(f"{root}/zarr.json"))
+        except ValueError as error:
+            raise DataError(f"{root}/zarr.json is damaged: {error}; write the store again") from error
+        return node.get("node_type") == "array", node.get("consolidated_metadata") is not None
+    if fs.exists(f"{root}/.zarray"):
+        return True, False
+    if not fs.exists(f"{root}/.zgroup"):
+        raise DataError(f"{root} is no Zarr store: it has neither zarr.json nor .zgroup")
+    return False, bool(fs.exists(f"{root}/.zmetadata"))
+
+
+def _open_netcdf(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
+    import xarray as xr
+
+    if listing.filesystem is not None:
+        raise ArgumentError(f"path={listing.path!r} is remote NetCDF; copy it to a local disk, or write it as Zarr")
+    parts: list[xr.Dataset] = []
+    for file in listing.files:
+        try:
+            part = xr.open_dataset(file, chunks={})
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(f"{file} cannot be read as NetCDF: {error}; write it again") from error
+        parts.append(_rechunked(part))
+        names, first = sorted(map(str, part.data_vars)), sorted(map(str, parts[0].data_vars))
+        if names != first:
+            raise DataError(f"{file} has the variables {names} but {listing.files[0]} has {first}; use the same")
+    try:
+        data = parts[0] if len(parts) == 1 else xr.combine_by_coords(parts, combine_attrs="override")
+    except ValueError as error:
+        raise DataError(f"the files of {listing.path} do not fit together: {error}") from error
+    assert isinstance(data, xr.Dataset)
+    return _checked_dataset(data, listing.path, columns)
+
+
+def _rechunked(data: xr.Dataset) -> xr.Dataset:
+    """Cut variables that a file stores in one piece along the dimension of samples."""
+    largest = max(
+        (variable for variable in data.data_vars.values()), key=lambda variable: variable.nbytes, default=None
+    )
+    if largest is None or not largest.dims or largest.nbytes <= PARTITION_NBYTES:
+        return data
+    whole = [name for name, variable in data.data_vars.items() if variable.encoding.get("chunksizes") is None]
+    unlimited = [dim for dim in data.encoding.get("unlimited_dims", ()) if dim in largest.dims]
+    dim = "time" if "time" in largest.dims else [*unlimited, largest.dims[0]][0]
+    step = max(1, int(PARTITION_NBYTES / (largest.nbytes / largest.sizes[dim])))
+    return data.assign({name: data[name].chunk({dim: step}) for name in whole if dim in data[name].dims})
+
+
+def _checked_dataset(data: xr.Dataset, path: str, columns: Sequence[str] | None) -> xr.Dataset:
+    if not data.data_vars:
+        raise DataError(f"{path} has no variables; write it again with some")
+    if any(np.prod(variable.shape) == 0 for variable in data.data_vars.values()):
+        empty = [dim for dim, size in data.sizes.items() if size == 0]
+        raise DataError(f"{path} is empty along {empty}; write it again with samples")
+    names = checked_columns(columns, [str(name) for name in data.data_vars])
+    return data if columns is None else data[names]

@@ -1,0 +1,320 @@
+"""Parquet files as a source: one chunk a row group, known from the footers alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dtk.errors import DataError
+from dtk.sources.columns import checked_columns
+from dtk.sources.footers import Footer, read_footers, stat_file
+
+__all__ = ["ParquetSource"]
+
+KEPT_FOOTERS: Final = 64  # of files, in a process
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ParquetSource:
+    """The row groups of Parquet files, read one at a time.
+
+    Made by `from_files`. It pickles as file names and a few compact arrays; a file is open only while it is
+    read.
+
+    Parameters
+    ----------
+    root : str
+        What all file names start with.
+    names : tuple of str
+        The rest of each file's name.
+    versions : tuple of str
+        Size and time of each file, to notice that one was changed.
+    filesystem : fsspec.AbstractFileSystem or None
+        Where the files lie; None for local files.
+    schema : pa.Schema
+        The columns that it yields.
+    identity : str
+        Hash of names, sizes, times and footers.
+    file_of_chunk : np.ndarray
+        int32 [chunks].
+    row_group : np.ndarray
+        int32 [chunks]: the row group within its file.
+    chunk_rows : np.ndarray
+        int64 [chunks].
+    chunk_nbytes : np.ndarray
+        int64 [chunks]: bytes on disk of the columns that it yields.
+    decoded_nbytes : int
+        Bytes before compression of the columns that it yields, all chunks together.
+    nullable : frozenset of str
+        Integer and boolean columns that may hold nulls.
+    hive : mapping of str to pa.Array
+        For each column that the directories' names hold, its value in each file.
+    """
+
+    root: str
+    names: tuple[str, ...]
+    versions: tuple[str, ...]
+    filesystem: Any
+    schema: pa.Schema
+    identity: str
+    file_of_chunk: npt.NDArray[np.int32]
+    row_group: npt.NDArray[np.int32]
+    chunk_rows: npt.NDArray[np.int64]
+    chunk_nbytes: npt.NDArray[np.int64]
+    decoded_nbytes: int
+    nullable: frozenset[str]
+    hive: Mapping[str, pa.Array]
+
+    @classmethod
+    def from_files(
+        cls,
+        paths: Sequence[str],
+        *,
+        columns: Sequence[str] | None = None,
+        hive: Mapping[str, pa.Array] | None = None,
+        filesystem: Any = None,
+        row_groups: Sequence[Sequence[int] | None] | None = None,
+    ) -> ParquetSource:
+        """Read the footers, and nothing else.
+
+        Parameters
+        ----------
+        paths : sequence of str
+            Files, in the order of their rows.
+        columns : sequence of str, optional
+            What it yields, in order; all columns if None.
+        hive : mapping of str to pa.Array, optional
+            For each column that the directories' names hold, its value in each of `paths`.
+        filesystem : fsspec.AbstractFileSystem, optional
+            Where the files lie; None for local files.
+        row_groups : sequence, optional
+            For each of `paths`, the row groups wanted, None for all.
+
+        Returns
+        -------
+        ParquetSource
+            Without chunks for row groups that have no rows.
+
+        Raises
+        ------
+        ArgumentError
+            If a column is not there.
+        NotFoundError
+            If a file is not there.
+        DataError
+            If a file is no whole Parquet file, or the files' columns differ.
+        """
+        footers = read_footers(paths, filesystem=filesystem)
+        return cls.from_footers(footers, columns=columns, hive=hive, filesystem=filesystem, row_groups=row_groups)
+
+    @classmethod
+    def from_footers(
+        cls,
+        footers: Sequence[Footer],
+        *,
+        columns: Sequence[str] | None = None,
+        hive: Mapping[str, pa.Array] | None = None,
+        filesystem: Any = None,
+        row_groups: Sequence[Sequence[int] | None] | None = None,
+    ) -> ParquetSource:
+        """Make a source of footers that were read before.
+
+        Parameters
+        ----------
+        footers : sequence of Footer
+            One a file, in the order of their rows.
+        columns : sequence of str, optional
+            What it yields, in order; all columns if None.
+        hive : mapping of str to pa.Array, optional
+            For each column that the directories' names hold, its value in each file.
+        filesystem : fsspec.AbstractFileSystem, optional
+            Where the files lie; None for local files.
+        row_groups : sequence, optional
+            For each file, the row groups wanted, None for all.
+
+        Returns
+        -------
+        ParquetSource
+            Without chunks for row groups that have no rows.
+
+        Raises
+        ------
+        ArgumentError
+            If a column is not there.
+        """
+        # A column in the file itself goes before one of the same name in the directories, as in Dask.
+        hive = {name: values for name, values in (hive or {}).items() if name not in footers[0].schema.names}
+        schema = _with_hive(footers[0].schema, hive)
+        kept = checked_columns(columns, schema.names)
+        schema = pa.schema([schema.field(name) for name in kept], metadata=schema.metadata)
+        files, groups, rows, nbytes, decoded = [], [], [], [], 0
+        for number, footer in enumerate(footers):
+            chosen = None if row_groups is None else row_groups[number]
+            group = np.arange(len(footer.group_rows)) if chosen is None else np.asarray(chosen, np.int64)
+            group = group[footer.group_rows[group] > 0]
+            at = [footer.schema.get_field_index(name) for name in kept if name not in hive]
+            files.append(np.full(len(group), number, np.int32))
+            groups.append(group.astype(np.int32))
+            rows.append(footer.group_rows[group])
+            nbytes.append(footer.column_nbytes[np.ix_(group, at)].sum(axis=1))
+            decoded += int(footer.decoded_nbytes[at].sum())
+        paths = [footer.path for footer in footers]
+        root = os.path.commonprefix(paths)  # noqa: RUF071 - characters are what is to be saved
+        return cls(
+            root=root,
+            names=tuple(path[len(root) :] for path in paths),
+            versions=tuple(f"{footer.nbytes}:{footer.version}" for footer in footers),
+            filesystem=filesystem,
+            schema=schema,
+            identity=_identity(footers, schema, np.concatenate([*files, *groups])),
+            file_of_chunk=np.concatenate(files),
+            row_group=np.concatenate(groups),
+            chunk_rows=np.concatenate(rows),
+            chunk_nbytes=np.concatenate(nbytes).astype(np.int64),
+            decoded_nbytes=decoded,
+            nullable=_nullable(footers, hive) & set(kept),
+            hive=hive,
+        )
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of row groups that have rows."""
+        return len(self.chunk_rows)
+
+    @property
+    def paths(self) -> list[str]:
+        """The files, in the order of their rows."""
+        return [self.root + name for name in self.names]
+
+    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a row group.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        columns : sequence of str, optional
+            Which columns, in order; all of the source's if None.
+
+        Returns
+        -------
+        pa.Table
+            ``chunk_rows[chunk]`` rows.
+
+        Raises
+        ------
+        ArgumentError
+            If a column is not there.
+        DataError
+            If the file is damaged, or was changed since the source was made.
+        """
+        names = checked_columns(columns, self.schema.names)
+        file = int(self.file_of_chunk[chunk])
+        stored = [name for name in names if name not in self.hive]
+        try:
+            with self._open(file) as opened:
+                table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.describe(chunk)} cannot be read: {error}; write the file again") from error
+        num_rows = int(self.chunk_rows[chunk])
+        arrays = [
+            pa.repeat(self.hive[name][file], num_rows) if name in self.hive else table.column(name) for name in names
+        ]
+        if not arrays:  # only such a table keeps its number of rows
+            return table
+        return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(name) for name in names]))
+
+    def describe(self, chunk: int) -> str:
+        """Say where a chunk lies.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+
+        Returns
+        -------
+        str
+            Path and row group.
+        """
+        return f"{self.root}{self.names[self.file_of_chunk[chunk]]}, row group {self.row_group[chunk]}"
+
+    def __repr__(self) -> str:
+        return (
+            f"ParquetSource({self.root!r}, {len(self.names)} files, {self.num_chunks} row groups,"
+            f" {int(self.chunk_rows.sum())} rows)"
+        )
+
+    @contextmanager
+    def _open(self, file: int) -> Iterator[pq.ParquetFile]:
+        """Open a file for one read.
+
+        A file that stayed mapped would keep the pages that were read of it: memory that grows with the data. What is
+        dear to open is the footer, and that is kept.
+        """
+        path = self.root + self.names[file]
+        version = self.versions[file]
+        if stat_file(path, self.filesystem) != version:
+            raise DataError(f"{path} was changed since it was opened; open the data again")
+        footer = _FOOTERS.get((path, version))
+        is_local = self.filesystem is None
+        with (
+            nullcontext(path) if self.filesystem is None else self.filesystem.open(path, "rb") as where,
+            pq.ParquetFile(where, metadata=footer, memory_map=is_local, pre_buffer=not is_local) as opened,
+        ):
+            if footer is None:
+                _FOOTERS.put((path, version), opened.metadata)
+            yield opened
+
+
+class _Footers:
+    """The footers of the files that were read last, for all threads of the process."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, str], pq.FileMetaData] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[str, str]) -> pq.FileMetaData | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None:
+        with self._lock:
+            self._kept[key] = footer
+            if len(self._kept) > KEPT_FOOTERS:
+                self._kept.popitem(last=False)
+
+
+_FOOTERS = _Footers()
+
+
+def _with_hive(schema: pa.Schema, hive: Mapping[str, pa.Array]) -> pa.Schema:
+    for name, values in hive.items():
+        schema = schema.append(pa.field(name, values.type))
+    return schema
+
+
+def _nullable(footers: Sequence[Footer], hive: Mapping[str, pa.Array]) -> frozenset[str]:
+    of_files = frozenset().union(*(footer.nullable for footer in footers))
+    return of_files | {name for name, values in hive.items() if values.null_count}
+
+
+def _identity(footers: Sequence[Footer], schema: pa.Schema, chunks: npt.NDArray[np.int32]) -> str:
+    digest = hashlib.blake2b(chunks.tobytes(), digest_size=16)
+    for footer in sorted(footers, key=lambda footer: footer.path):
+        digest.update(f"{footer.path}\0{footer.nbytes}\0{footer.version}\0{footer.digest}\n".encode())
+    digest.update(repr([(field.name, str(field.type)) for field in schema]).encode())
+    return digest.hexdigest()

@@ -1,0 +1,171 @@
+"""Parquet files as a source."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dtk.errors import ArgumentError, DataError, NotFoundError
+from dtk.sources import ParquetSource, Source, TableSource, as_source, chunk_groups, counted
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    return pa.table({"x": rng.normal(size=1000), "s": rng.choice(list("abc"), 1000), "i": np.arange(1000)})
+
+
+@pytest.fixture
+def files(tmp_path, table):
+    pq.write_table(table.slice(0, 600), tmp_path / "a.parquet", row_group_size=100)
+    pq.write_table(table.slice(600, 0), tmp_path / "b.parquet")
+    pq.write_table(table.slice(600), tmp_path / "c.parquet", row_group_size=150)
+    return [str(tmp_path / name) for name in ("a.parquet", "b.parquet", "c.parquet")]
+
+
+def read_all(source, columns=None):
+    return pa.concat_tables([source.read(chunk, columns) for chunk in range(source.num_chunks)])
+
+
+def test_row_groups_are_chunks(files, table):
+    source = ParquetSource.from_files(files)
+    assert isinstance(source, Source)
+    assert list(source.chunk_rows) == [100] * 6 + [150, 150, 100]
+    assert read_all(source).equals(table)
+    assert read_all(source, ["i", "x"]).equals(table.select(["i", "x"]))
+    assert source.read(6, []).num_rows == 150
+    assert source.describe(7) == f"{files[2]}, row group 1"
+
+
+def test_fewer_columns_are_fewer_bytes(files):
+    everything = ParquetSource.from_files(files)
+    narrow = ParquetSource.from_files(files, columns=["s"])
+    assert narrow.schema.names == ["s"]
+    assert 0 < narrow.chunk_nbytes.sum() < everything.chunk_nbytes.sum() < sum(map(os.path.getsize, files))
+    with pytest.raises(ArgumentError, match=r"columns='ss' is no column of the data; did you mean 's'\?"):
+        ParquetSource.from_files(files, columns=["ss"])
+
+
+def test_pickle_is_compact_and_reads_the_same(files, table):
+    source = ParquetSource.from_files(files)
+    source.read(0)
+    copy = pickle.loads(pickle.dumps(source))
+    assert len(pickle.dumps(source)) < 4000
+    assert copy.identity == source.identity
+    assert read_all(copy).equals(table)
+
+
+def test_threads_read_the_same(files, table):
+    source = ParquetSource.from_files(files)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            assert pa.concat_tables(pool.map(source.read, range(source.num_chunks))).equals(table)
+
+
+def test_more_files_than_footers_are_kept(tmp_path, table):
+    paths = [str(tmp_path / f"{number:03d}.parquet") for number in range(100)]
+    for number, path in enumerate(paths):
+        pq.write_table(table.slice(10 * number, 10), path)
+    source = ParquetSource.from_files(paths)
+    assert read_all(source).equals(table)
+    assert read_all(source).equals(table)
+
+
+def test_identity_follows_the_files(files, table):
+    before = ParquetSource.from_files(files)
+    assert ParquetSource.from_files(files).identity == before.identity
+    pq.write_table(table.slice(600).take(pa.array([0, 1])), files[2])
+    assert ParquetSource.from_files(files).identity != before.identity
+    with pytest.raises(DataError, match=r"c\.parquet was changed since it was opened"):
+        before.read(6)
+
+
+def test_files_stay_closed_between_reads(files):
+    source = ParquetSource.from_files(files)
+    read_all(source)
+    mapped = Path("/proc/self/maps").read_text() if Path("/proc/self/maps").exists() else ""
+    assert not any(str(file) in mapped for file in files)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 11, -1, -30])
+def test_truncated_file_is_named(files, keep):
+    with open(files[2], "rb") as file:
+        content = file.read()
+    with open(files[2], "wb") as file:
+        file.write(content[:keep])
+    with pytest.raises(DataError, match=r"c\.parquet is no Parquet file, or was cut off"):
+        ParquetSource.from_files(files)
+
+
+def test_damaged_footer_is_named(files):
+    with open(files[0], "r+b") as file:
+        file.seek(-200, os.SEEK_END)
+        file.write(b"\xff" * 150)
+    with pytest.raises(DataError, match=r"a\.parquet has a damaged footer"):
+        ParquetSource.from_files(files)
+
+
+def test_missing_file_is_named(files):
+    with pytest.raises(NotFoundError, match=r"nope\.parquet is not there"):
+        ParquetSource.from_files([*files, "/nope.parquet"])
+
+
+def test_mixed_schema_names_file_column_and_types(files, table):
+    pq.write_table(table.set_column(2, "i", table["i"].cast(pa.int32())), files[2])
+    with pytest.raises(DataError, match=r"column 'i' is int32 in .*c\.parquet but is int64 in .*a\.parquet"):
+        ParquetSource.from_files(files)
+    pq.write_table(table.select(["x", "i"]), files[2])
+    with pytest.raises(DataError, match=r"column 's' is missing in .*c\.parquet"):
+        ParquetSource.from_files(files)
+
+
+def test_nested_columns_count_their_bytes(tmp_path):
+    table = pa.table({"a": [1, 2], "n": [{"p": [1, 2], "q": "u"}, {"p": [], "q": "v"}], "z": ["k", None]})
+    pq.write_table(table, tmp_path / "n.parquet")
+    source = ParquetSource.from_files([str(tmp_path / "n.parquet")])
+    parts = [ParquetSource.from_files(source.paths, columns=[name]).chunk_nbytes[0] for name in table.column_names]
+    assert sum(parts) == source.chunk_nbytes[0]
+    assert source.read(0).equals(table)
+
+
+def test_columns_that_may_hold_nulls(tmp_path):
+    table = pa.table({"i": [1, None], "j": [1, 2], "b": [True, None], "f": [1.0, None]})
+    pq.write_table(table, tmp_path / "n.parquet")
+    assert ParquetSource.from_files([str(tmp_path / "n.parquet")]).nullable == {"i", "b"}
+
+
+def test_table_source_slices(table):
+    source = TableSource(table, rows_per_chunk=300)
+    assert isinstance(source, Source)
+    assert list(source.chunk_rows) == [300, 300, 300, 100]
+    assert read_all(source).equals(table)
+    assert source.describe(3) == "table in memory, rows 900 to 999"
+    assert pickle.loads(pickle.dumps(source)).identity == source.identity == TableSource(table).identity
+    assert TableSource(table.slice(1)).identity != source.identity
+    assert TableSource(table.slice(0, 0)).num_chunks == 0
+    assert counted(source) is source
+
+
+def test_as_source_of_data_in_memory(table):
+    assert as_source(table.to_pandas(), columns=["i"]).read(0).to_pydict() == {"i": list(range(1000))}
+    assert as_source({"x": np.arange(3), "y": [None, 1.0, 2.0]}).read(0)["y"].null_count == 1
+    with pytest.raises(DataError, match="different lengths"):
+        as_source({"x": np.arange(3), "y": np.arange(2)})
+    with pytest.raises(DataError, match="column 'x' has 2 dimensions"):
+        as_source({"x": np.zeros((2, 2))})
+
+
+@pytest.mark.parametrize("hint", [1, 2, 3, 9, 50])
+def test_groups_are_contiguous_and_cover(files, hint):
+    source = ParquetSource.from_files(files)
+    groups = chunk_groups(source, hint)
+    assert [chunk for start, stop in groups for chunk in range(start, stop)] == list(range(source.num_chunks))
+    assert all(start < stop for start, stop in groups)
+    assert len(groups) <= hint

@@ -1,0 +1,250 @@
+"""The report as one HTML page that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any, Final
+
+from dtk.analytics.columns import ColumnProfile
+from dtk.analytics.numbers import show_count, show_number, show_share, show_value
+
+if TYPE_CHECKING:
+    from bokeh.plotting import figure
+
+    from dtk.analytics.report import Report
+
+__all__ = ["render_page"]
+
+MAX_PLOTS: Final = 100
+MAX_MATRIX: Final = 40
+_MAX_LABEL: Final = 24
+_BAR: Final[dict[str, Any]] = {"fill_color": "#4c86c6", "line_color": None}
+_GREY: Final = "#808890"  # for lines and text of plots: legible on white and on black
+# the browser itself then refuses whatever a hostile value might make the page load
+_POLICY: Final = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; font-src data:"
+)
+_STYLE: Final = """
+:root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --faint: #69707a; --line: #d9dde2; --card: #f6f8fa;
+  --warn: #9a5b00; }
+@media (prefers-color-scheme: dark) { :root { --back: #14171b; --text: #e4e7eb; --faint: #98a0aa; --line: #343a42;
+  --card: #1c2026; --warn: #e5a94b; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 78rem; padding: 1.5rem; background: var(--back); color: var(--text);
+  font: 15px/1.45 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
+.faint, h3 small { color: var(--faint); font-weight: normal; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .87rem; }
+th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; max-width: 20rem; overflow: hidden; text-overflow: ellipsis; }
+td a { color: inherit; }
+.warnings { border-left: 3px solid var(--warn); padding: .1rem 1rem; list-style: none; margin: 0;
+  overflow-wrap: anywhere; }
+.warnings b { color: var(--warn); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem; min-width: 0; }
+.card dl { display: grid; grid-template-columns: auto 1fr auto 1fr; gap: 0 .6rem; margin: .4rem 0 0;
+  font-size: .82rem; }
+.card dt { color: var(--faint); } .card dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
+.matrix th, .matrix td { padding: .15rem .35rem; font-size: .75rem; max-width: 8rem; overflow: hidden;
+  text-overflow: ellipsis; }
+"""
+
+
+def render_page(report: Report) -> str:
+    """Write the report as a page.
+
+    Parameters
+    ----------
+    report : Report
+        Of a table or of a Dataset.
+
+    Returns
+    -------
+    str
+        HTML. All that comes from the data is escaped.
+    """
+    scripts, plots = _embed(report)
+    parts = [
+        f"<h1>{escape(report.title)}</h1>",
+        f'<p class="faint">{escape(report.summary)}. {escape(report.accuracy)}</p>',
+        *_warnings(report),
+        *_overview(report),
+        *_dims(report),
+        *_cards(report, plots),
+        *_matrix(report),
+    ]
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"/>\n'
+        f"<title>{escape(report.title)}</title>\n<style>{_STYLE}</style>\n{scripts}\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _warnings(report: Report) -> Iterable[str]:
+    if report.findings:
+        yield "<h2>Warnings</h2>"
+        items = (f"<li><b>{escape(one.column)}</b>: {escape(one.message)}</li>" for one in report.findings)
+        yield f'<ul class="warnings">{"".join(items)}</ul>'
+
+
+def _overview(report: Report) -> Iterable[str]:
+    heads, rows = report.table_rows()
+    links = [f'<a href="#column-{number}">{escape(row[0])}</a>' for number, row in enumerate(rows)]
+    names = links if report.columns else [escape(row[0]) for row in rows]
+    body = [[name, *map(escape, row[1:])] for name, row in zip(names, rows, strict=True)]
+    yield "<h2>Overview</h2>"
+    yield _table(heads, body)
+
+
+def _dims(report: Report) -> Iterable[str]:
+    if report.dims:
+        yield "<h2>Dimensions</h2>"
+        rows = [(dim.name, show_count(dim.size), show_value(dim.first), show_value(dim.last)) for dim in report.dims]
+        yield _table(("dim", "size", "first", "last"), [list(map(escape, row)) for row in rows])
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, css: str = "wide") -> str:
+    """Lay out cells that are HTML already."""
+    head = "".join(f"<th>{head}</th>" for head in heads)
+    body = "\n".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="{css}"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cards(report: Report, plots: dict[str, str]) -> Iterable[str]:
+    if not report.columns:
+        return
+    yield '<h2>Columns</h2>\n<div class="cards">'
+    for number, column in enumerate(report.columns):
+        figures = "".join(
+            f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in _figures(column) if value
+        )
+        kind = f"<small>{escape(column.kind)}, {escape(column.dtype)}</small>"
+        yield f'<section class="card" id="column-{number}"><h3>{escape(column.name)} {kind}</h3>'
+        yield f"{plots.get(column.name, '')}<dl>{figures}</dl></section>"
+    yield "</div>"
+    if len(report.columns) > MAX_PLOTS:
+        yield f'<p class="faint">The first {MAX_PLOTS} columns have plots.</p>'
+
+
+def _figures(column: ColumnProfile) -> list[tuple[str, str]]:
+    quantiles = column.quantiles or {}
+    distinct = "" if column.num_distinct is None else show_count(column.num_distinct)
+    return [
+        ("missing", show_share(column.missing_share)),
+        ("distinct", distinct if column.distinct_is_exact else f">= {distinct}"),
+        ("mean", show_number(column.mean)),
+        ("std", show_number(column.std)),
+        ("min", show_value(column.min)),
+        ("max", show_value(column.max)),
+        *(
+            (f"{float(share):.0%}", show_value(value))
+            for share, value in quantiles.items()
+            if share not in ("0.01", "0.99")
+        ),
+        ("rank error", f"{column.rank_error:.2%}" if column.rank_error else ""),
+        ("skewness", show_number(column.skewness)),
+        ("infinite", show_count(column.num_infinite) if column.num_infinite else ""),
+        ("mean length", show_number(column.length_mean)),
+        ("longest", show_number(column.length_max)),
+        ("counts short by", f"<= {show_count(column.top_error)}" if column.top_error else ""),
+    ]
+
+
+def _matrix(report: Report) -> Iterable[str]:
+    if report.correlations is None:
+        return
+    names = report.correlations.columns[:MAX_MATRIX]
+    rows = []
+    for name, values in zip(names, report.correlations.values.tolist(), strict=False):
+        cells = [escape(name)]
+        for value in values[: len(names)]:
+            if math.isnan(value):
+                cells.append("")
+                continue
+            colour = "76, 134, 198" if value >= 0 else "214, 96, 77"
+            cells.append(f'<span style="background: rgba({colour}, {abs(value):.2f})">{value:.2f}</span>')
+        rows.append(cells)
+    yield "<h2>Correlations</h2>"
+    yield _table(["", *map(escape, names)], rows, css="wide matrix")
+    if len(names) < len(report.correlations.columns):
+        yield f'<p class="faint">The first {MAX_MATRIX} of {len(report.correlations.columns)} columns.</p>'
+
+
+def _embed(report: Report) -> tuple[str, dict[str, str]]:
+    """Return the script for the head, and for each column that has a plot its place and script."""
+    from bokeh.embed import components
+    from bokeh.resources import Resources
+
+    plots: dict[str, str] = {}
+    for column in report.columns[:MAX_PLOTS]:
+        if column.histogram_counts or column.top:
+            plot = _histogram(column) if column.histogram_counts else _bars(column)
+            # one by one: Bokeh's time for many plots in one call grows with their square
+            plots[column.name] = "".join(reversed(components(plot)))
+    if not plots:
+        return "", {}
+    # BokehJS alone: with its widgets, tables and formulae the page would be three times as large
+    return Resources(mode="inline", components=["bokeh"]).render_js(), plots
+
+
+def _histogram(column: ColumnProfile) -> figure:
+    from bokeh.models import DataRange1d
+
+    edges = list(column.histogram_edges)
+    if len(edges) == 2 and edges[0] == edges[1]:  # one value: a bar needs a width
+        edges = [edges[0] - 0.5, edges[1] + 0.5]
+    plot = _figure(x_axis_type="datetime" if column.kind == "date" else "linear", y_range=DataRange1d(start=0))
+    plot.quad(left=edges[:-1], right=edges[1:], bottom=0, top=list(column.histogram_counts), **_BAR)
+    return plot
+
+
+def _bars(column: ColumnProfile) -> figure:
+    """Draw the most frequent values, the first on top."""
+    from bokeh.models import DataRange1d
+
+    top = column.top[::-1]
+    plot = _figure(height=max(90, 22 * len(top) + 40), x_range=DataRange1d(start=0))
+    plot.hbar(y=list(range(len(top))), right=[count for _, count in top], height=0.75, **_BAR)
+    plot.yaxis.ticker = list(range(len(top)))
+    plot.yaxis.major_label_overrides = {at: _label(value) for at, (value, _) in enumerate(top)}
+    plot.ygrid.visible = False
+    return plot
+
+
+def _label(value: Any) -> str:
+    """Cut a value to a label that Bokeh takes as plain text, never as a formula (for which it would load MathJax)."""
+    text = "".join(character if character.isprintable() else " " for character in show_value(value))
+    text = text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 1] + "\u2026"
+    return text.replace("$", "\uff04").replace("\\", "\u29f5")
+
+
+def _figure(**options: Any) -> figure:
+    from bokeh.models import NumeralTickFormatter
+    from bokeh.plotting import figure
+
+    settings: dict[str, Any] = {
+        "height": 150,
+        "sizing_mode": "stretch_width",
+        "toolbar_location": None,
+        "tools": "",
+    } | options
+    plot = figure(**settings)
+    plot.background_fill_alpha = plot.border_fill_alpha = 0.0
+    plot.outline_line_color = None
+    plot.grid.grid_line_color = _GREY
+    plot.grid.grid_line_alpha = 0.25
+    plot.xgrid.visible = False
+    for axis in plot.axis:
+        axis.major_label_text_color = axis.axis_line_color = axis.major_tick_line_color = _GREY
+        axis.minor_tick_line_color = None
+    if options.get("x_axis_type") != "datetime":
+        plot.xaxis.formatter = NumeralTickFormatter(format="0.[000]a")
+    plot.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
+    return plot

@@ -1,0 +1,120 @@
+"""Profile a table or an array dataset of any size in one pass."""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dtk.analytics.arrays import profile_dims, profile_variables
+from dtk.analytics.findings import find
+from dtk.analytics.report import Report
+from dtk.analytics.table import TableState, correlate, summarise_table
+from dtk.errors import ArgumentError, SourceError
+from dtk.statistics import scan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import xarray as xr
+
+__all__ = ["profile"]
+
+
+def profile(data: Any, *, progress: bool | None = None, target: str | None = None) -> Report:
+    """Describe every column or variable, and what may be wrong with it.
+
+    Reads the data once, on the current Dask client or on local threads. Counts, means, deviations and ranges are exact;
+    quantiles, histograms and correlations are from a sample of 100,000 rows, and the report states their error.
+
+    Parameters
+    ----------
+    data : dask.dataframe.DataFrame, xarray.Dataset, xarray.DataArray, pandas.DataFrame, pyarrow.Table, dict or str
+        A table, a Dataset, or the path of one, as for `dtk.open`.
+    progress : bool, optional
+        Whether to show a progress bar; by default where standard error is a terminal.
+    target : str, optional
+        The column to predict: the report then warns of imbalance, and of columns that give it away.
+
+    Returns
+    -------
+    Report
+        In memory; save it with ``report.save("profile.html")``.
+
+    Raises
+    ------
+    ArgumentError
+        If `target` is no column of the data, or the data has no columns.
+    SourceError
+        If `data` is of a type that dtk does not read.
+    DataError
+        If files are missing or damaged, or a column mixes types.
+
+    Examples
+    --------
+    >>> report = profile({"x": [1.0, 2.0, None], "late": [True, False, True]})
+    >>> report.num_rows, report["x"].mean, report["x"].missing_share
+    (3, 1.5, 0.3333333333333333)
+    """
+    title = "profile"
+    if isinstance(data, (str, os.PathLike)):
+        from dtk.sources import open as open_data
+
+        title = Path(data).name
+        data = open_data(os.fspath(data))
+    dataset = _as_dataset(data)
+    if dataset is not None:
+        if target is not None:
+            raise ArgumentError(f"target={target!r} is for tables; leave it out for a Dataset")
+        return Report(title=title, dims=profile_dims(dataset), variables=profile_variables(dataset))
+    show = sys.stderr.isatty() if progress is None else progress
+    return _profile_table(data, title=title, progress=show, target=target)
+
+
+def _profile_table(data: Any, *, title: str, progress: bool, target: str | None) -> Report:
+    from dtk.sources.columns import close_to
+
+    data, schema = _with_schema(data)
+    if not schema.names:
+        raise ArgumentError("data has no columns; give a table that has some")
+    if target is not None and target not in schema.names:
+        raise ArgumentError(f"target={target!r} is no column of the data; {close_to(target, schema.names)}")
+    state = scan(data, partial(TableState, schema, target), progress=progress, label="profile")
+    columns, sample = summarise_table(state, schema)
+    correlations = correlate(columns, sample, target=target)
+    return Report(
+        title=title,
+        num_rows=state.num_rows,
+        columns=columns,
+        correlations=correlations,
+        findings=find(columns, correlations, target=target),
+        target=target,
+        num_sampled=min(state.num_rows, state.sample.size),
+    )
+
+
+def _with_schema(data: Any) -> tuple[Any, pa.Schema]:
+    """Return what to scan, and its columns; a source where there is one, so that footers are read once."""
+    from dtk.sources import as_source
+
+    try:
+        source = as_source(data)
+    except SourceError:
+        if not hasattr(data, "to_delayed"):
+            raise
+        return data, as_source(data._meta).schema
+    return source, source.schema
+
+
+def _as_dataset(data: Any) -> xr.Dataset | None:
+    """Return xarray data as a Dataset; None for all else, without importing xarray for it."""
+    xarray = sys.modules.get("xarray")
+    if xarray is None:
+        return None
+    dataset: xr.Dataset | None = None
+    if isinstance(data, xarray.DataArray):
+        dataset = data.to_dataset(name=data.name if data.name is not None else "values")
+    elif isinstance(data, xarray.Dataset):
+        dataset = data
+    return dataset

@@ -1,0 +1,244 @@
+"""The result of a profile: as an object, as text, as JSON and as a page."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from dtk.analytics.arrays import DimProfile, VariableProfile
+from dtk.analytics.columns import ColumnProfile
+from dtk.analytics.findings import Finding
+from dtk.analytics.numbers import show_count, show_number, show_share, show_value
+from dtk.analytics.table import Correlations
+from dtk.errors import ArgumentError
+from dtk.memory import format_nbytes
+from dtk.statistics.sample import rank_error
+
+__all__ = ["Report"]
+
+_SHOWN_ROWS = 20
+_WIDTH = 28
+COLUMN_HEADS = ("column", "kind", "missing", "distinct", "min", "median", "max", "mean", "std")
+VARIABLE_HEADS = ("variable", "type", "dims", "shape", "chunks", "missing", "min", "max", "mean", "std")
+
+
+@dataclass(frozen=True, repr=False)
+class Report:
+    """What a profile found. Made by `dtk.profile`.
+
+    Parameters
+    ----------
+    title : str
+        The data's name.
+    num_rows : int or None
+        Rows of a table; None for a Dataset.
+    columns : tuple of ColumnProfile
+        Of a table.
+    correlations : Correlations or None
+        Among numbers and booleans.
+    findings : tuple of Finding
+        What may be wrong.
+    target : str or None
+        The column to predict.
+    num_sampled : int
+        Rows that quantiles, histograms and correlations are from.
+    dims : tuple of DimProfile
+        Of a Dataset.
+    variables : tuple of VariableProfile
+        Of a Dataset.
+    """
+
+    title: str
+    num_rows: int | None = None
+    columns: tuple[ColumnProfile, ...] = ()
+    correlations: Correlations | None = None
+    findings: tuple[Finding, ...] = ()
+    target: str | None = None
+    num_sampled: int = 0
+    dims: tuple[DimProfile, ...] = ()
+    variables: tuple[VariableProfile, ...] = ()
+
+    def __getitem__(self, name: str) -> Any:
+        parts: list[ColumnProfile | VariableProfile] = [*self.columns, *self.variables]
+        for part in parts:
+            if part.name == name:
+                return part
+        raise KeyError(name)
+
+    @property
+    def summary(self) -> str:
+        """What it is about, in one line."""
+        if self.num_rows is None:
+            dims = ", ".join(f"{dim.name}: {dim.size}" for dim in self.dims)
+            return f"{len(self.variables)} variables ({dims})"
+        return f"{show_count(self.num_rows)} rows, {len(self.columns)} columns, {len(self.findings)} warnings"
+
+    @property
+    def accuracy(self) -> str:
+        """Which figures are exact, and how far the others can be off, in one sentence."""
+        if self.num_rows is None or self.num_sampled == self.num_rows:
+            return "All figures are exact."
+        error = rank_error(self.num_sampled)
+        return (
+            "Counts, means, deviations and ranges are exact. Quantiles, histograms and correlations are from "
+            f"{show_count(self.num_sampled)} sampled rows: a quantile's rank is within {error:.2%} with 99% "
+            "confidence, more where values are missing."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole report as plain JSON values.
+
+        Returns
+        -------
+        dict
+            Numbers that JSON cannot write are strings, such as ``"inf"``.
+        """
+        if self.num_rows is None:
+            return {
+                "title": self.title,
+                "dims": [dim.to_dict() for dim in self.dims],
+                "variables": [variable.to_dict() for variable in self.variables],
+            }
+        return {
+            "title": self.title,
+            "num_rows": self.num_rows,
+            "num_sampled": self.num_sampled,
+            "target": self.target,
+            "columns": [column.to_dict() for column in self.columns],
+            "correlations": None if self.correlations is None else self.correlations.to_dict(),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page that needs nothing else, in place of one that is there.
+
+        Parameters
+        ----------
+        path : str or path
+            An HTML file in a folder that exists. The page appears whole or not at all.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it is.
+
+        Raises
+        ------
+        ArgumentError
+            If the folder does not exist, or `path` is a folder.
+        """
+        from dtk.analytics.page import render_page
+
+        place = Path(path)
+        if place.is_dir():
+            raise ArgumentError(f"path={str(path)!r} is a folder; name a file in it, such as profile.html")
+        if not place.parent.is_dir():
+            raise ArgumentError(f"path={str(path)!r} lies in no folder; make {str(place.parent)!r} first")
+        partial = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.write_text(render_page(self), encoding="utf-8")
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+        return place
+
+    def table_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Return the overview as text cells, one row a column or variable.
+
+        Returns
+        -------
+        heads : tuple of str
+            What the cells are.
+        rows : list of tuple of str
+            As many cells each.
+        """
+        if self.num_rows is None:
+            return VARIABLE_HEADS, [_variable_cells(variable) for variable in self.variables]
+        return COLUMN_HEADS, [_column_cells(column) for column in self.columns]
+
+    def to_text(self) -> str:
+        """Return the overview and the warnings as plain text.
+
+        Returns
+        -------
+        str
+            Several lines; long values are cut.
+        """
+        heads, rows = self.table_rows()
+        lines = [f"{self.title}: {self.summary}", "", *_aligned(heads, rows)]
+        if self.findings:
+            lines += ["", "warnings", *(f"  {_cut(one.column)}: {_printable(one.message)}" for one in self.findings)]
+        return "\n".join([*lines, "", self.accuracy])
+
+    def __repr__(self) -> str:
+        heads, rows = self.table_rows()
+        shown = _aligned(heads, rows[:_SHOWN_ROWS])
+        more = [f"... and {len(rows) - _SHOWN_ROWS} more"] if len(rows) > _SHOWN_ROWS else []
+        return "\n".join([f"<dtk.Report {self.title}: {self.summary}>", *shown, *more])
+
+    def _repr_html_(self) -> str:
+        heads, rows = self.table_rows()
+        more = f"<p>... and {len(rows) - _SHOWN_ROWS} more</p>" if len(rows) > _SHOWN_ROWS else ""
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in heads)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows[:_SHOWN_ROWS]
+        )
+        summary = f"<p><b>{escape(self.title)}</b>: {escape(self.summary)}</p>"
+        return f"{summary}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _column_cells(column: ColumnProfile) -> tuple[str, ...]:
+    distinct = "" if column.num_distinct is None else show_count(column.num_distinct)
+    return (
+        column.name,
+        column.kind,
+        show_share(column.missing_share),
+        distinct if column.distinct_is_exact else f">= {distinct}",
+        show_value(column.min),
+        show_value((column.quantiles or {}).get("0.5")),
+        show_value(column.max),
+        show_number(column.mean),
+        show_number(column.std),
+    )
+
+
+def _variable_cells(variable: VariableProfile) -> tuple[str, ...]:
+    share = variable.missing_share
+    return (
+        variable.name,
+        f"{variable.dtype}, {format_nbytes(variable.nbytes)}",
+        ", ".join(variable.dims),
+        " x ".join(map(str, variable.shape)),
+        "in memory" if variable.chunks is None else " x ".join(map(str, variable.chunks)),
+        "" if share is None else show_share(share),
+        show_value(variable.min),
+        show_value(variable.max),
+        show_number(variable.mean),
+        show_number(variable.std),
+    )
+
+
+def _aligned(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Lay cells out in columns: the first to the left, the others to the right."""
+    cells = [tuple(map(_cut, row)) for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
+        for row in cells
+    ]
+
+
+def _printable(text: str) -> str:
+    """Escape line ends and control characters, which could garble a terminal."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _cut(text: str) -> str:
+    text = _printable(text)
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 3] + "..."

@@ -1,0 +1,195 @@
+"""What a column means, and its values as numbers or as keys.
+
+One rule for all layers: what the profile shows, preparation fits and the loader reads is converted here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dtk.errors import DataError
+
+__all__ = ["Kind", "category_keys", "infer_kind", "plain_chunks", "to_floats", "to_numbers"]
+
+Kind = Literal["number", "category", "date", "boolean", "ignore"]
+_PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_NS_PER_DAY: Final = 86_400 * 10**9
+
+
+def infer_kind(dtype: pa.DataType) -> Kind:
+    """Say what a column of an Arrow type means.
+
+    Parameters
+    ----------
+    dtype : pyarrow.DataType
+        The type; that of its values for a dictionary of strings, numbers or dates.
+
+    Returns
+    -------
+    str
+        ``"number"`` (integers, floats, decimals, times, durations), ``"category"`` (strings, dictionaries),
+        ``"date"`` (dates, timestamps), ``"boolean"``, or ``"ignore"`` (bytes, lists, structs, nulls only).
+
+    Examples
+    --------
+    >>> infer_kind(pa.timestamp("us")), infer_kind(pa.dictionary(pa.int8(), pa.string()))
+    ('date', 'category')
+    """
+    if pa.types.is_dictionary(dtype):
+        return "ignore" if infer_kind(dtype.value_type) == "ignore" else "category"
+    if isinstance(dtype, pa.BaseExtensionType):
+        return infer_kind(dtype.storage_type)
+    if pa.types.is_boolean(dtype):
+        return "boolean"
+    if pa.types.is_timestamp(dtype) or pa.types.is_date(dtype):
+        return "date"
+    if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+        return "category"
+    is_time = pa.types.is_time(dtype) or pa.types.is_duration(dtype)
+    is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)
+    return "number" if is_time or is_number else "ignore"
+
+
+def plain_chunks(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
+    """Yield the chunks of a column, without dictionary or extension types.
+
+    Parameters
+    ----------
+    values : pyarrow.Array or pyarrow.ChunkedArray
+        Shape [rows].
+
+    Yields
+    ------
+    pyarrow.Array
+        In order, [rows] in all.
+    """
+    for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
+        plain = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
+        yield plain.dictionary_decode() if pa.types.is_dictionary(plain.type) else plain
+
+
+def to_numbers(values: pa.Array) -> np.ndarray:
+    """Turn values without nulls into numbers.
+
+    Parameters
+    ----------
+    values : pyarrow.Array
+        Shape [rows]: numbers, booleans, dates, times; no nulls, no dictionary.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape [rows]. int64 (uint64 for that type) for integers and booleans; float64 for floats and decimals.
+        Dates and timestamps are nanoseconds since 1970 in UTC, as int64, or float64 beyond the years 1677 to 2262.
+        Times and durations are seconds as float64.
+
+    Raises
+    ------
+    DataError
+        If the type has no meaning as a number.
+    """
+    dtype = values.type
+    if pa.types.is_null(dtype):
+        return np.empty(0)
+    if pa.types.is_boolean(dtype):
+        return np.asarray(values.cast(pa.int8()), np.int64)
+    if pa.types.is_integer(dtype):
+        return np.asarray(values.to_numpy(), np.uint64 if dtype == pa.uint64() else np.int64)
+    if pa.types.is_floating(dtype):
+        return np.asarray(values.to_numpy(), np.float64)
+    if pa.types.is_decimal(dtype):
+        return np.asarray(values.cast(pa.float64()).to_numpy(), np.float64)
+    if pa.types.is_timestamp(dtype):
+        return _nanoseconds(values.cast(pa.int64()).to_numpy(), 10**9 // _PER_SECOND[dtype.unit])
+    if pa.types.is_date32(dtype):
+        return _nanoseconds(values.cast(pa.int32()).to_numpy().astype(np.int64), _NS_PER_DAY)
+    if pa.types.is_date64(dtype):
+        return _nanoseconds(values.cast(pa.int64()).to_numpy(), 10**6)
+    if pa.types.is_time(dtype) or pa.types.is_duration(dtype):
+        ticks = values.cast(pa.int32()) if pa.types.is_time32(dtype) else values.cast(pa.int64())
+        return np.asarray(ticks.to_numpy(), np.float64) / _PER_SECOND[dtype.unit]
+    raise DataError(f"values of type {dtype} are no numbers; use them as categories, or cast the column first")
+
+
+def _nanoseconds(ticks: np.ndarray, ns_per_tick: int) -> np.ndarray:
+    """Scale to nanoseconds, exactly where they fit into int64."""
+    limit = np.iinfo(np.int64).max // ns_per_tick
+    fits = not len(ticks) or (-limit <= int(ticks.min()) and int(ticks.max()) <= limit)
+    return ticks * ns_per_tick if fits else ticks.astype(np.float64) * ns_per_tick
+
+
+def to_floats(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Turn a column into floats, with NaN where a value is missing.
+
+    Parameters
+    ----------
+    values : pyarrow.Array or pyarrow.ChunkedArray
+        Shape [rows]: numbers, booleans, dates, times, or dictionaries of them.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 [rows]; units as in `to_numbers`.
+
+    Raises
+    ------
+    DataError
+        If the type has no meaning as a number.
+
+    Examples
+    --------
+    >>> to_floats(pa.array([1, None, 3]))
+    array([ 1., nan,  3.])
+    """
+    parts = [np.empty(0)]
+    for chunk in plain_chunks(values):
+        floats = np.full(len(chunk), np.nan)
+        floats[chunk.is_valid().to_numpy(zero_copy_only=False)] = to_numbers(chunk.drop_null())
+        parts.append(floats)
+    return np.concatenate(parts)
+
+
+def category_keys(values: pa.Array) -> pa.Array:
+    """Turn values into keys that compare equal whatever type the column has in another chunk.
+
+    Parameters
+    ----------
+    values : pyarrow.Array
+        Shape [rows]; no dictionary.
+
+    Returns
+    -------
+    pyarrow.Array
+        Shape [rows]: large_string, int64, uint64, float64 or bool. Dates, times and decimals are strings (ISO 8601,
+        UTC), durations are seconds, bytes are hexadecimal strings.
+
+    Raises
+    ------
+    DataError
+        If the type is a list, a struct or another that has no categories.
+    """
+    dtype = values.type
+    if pa.types.is_boolean(dtype) or pa.types.is_null(dtype) or dtype == pa.uint64():
+        return values
+    if pa.types.is_integer(dtype):
+        return values.cast(pa.int64())
+    if pa.types.is_floating(dtype):
+        return pc.add(values.cast(pa.float64()), 0.0)  # -0.0 and 0.0 are one key
+    if pa.types.is_timestamp(dtype):
+        # without the zone first: casting a zoned timestamp to text needs a time zone database
+        text = pc.replace_substring(values.cast(pa.timestamp(dtype.unit)).cast(pa.large_string()), " ", "T")
+        zulu, nothing = (pa.scalar(end, pa.large_string()) for end in ("Z", ""))
+        return pc.binary_join_element_wise(text, zulu, nothing) if dtype.tz else text
+    if pa.types.is_duration(dtype):
+        return pa.array(to_floats(values), from_pandas=True)
+    if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_fixed_size_binary(dtype):
+        return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.large_string())
+    try:
+        return values.cast(pa.large_string())
+    except pa.ArrowNotImplementedError:
+        raise DataError(f"values of type {dtype} have no categories; leave the column out") from None

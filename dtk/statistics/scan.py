@@ -1,0 +1,191 @@
+"""One pass over data of any size: a state filled chunk by chunk on the cluster, and merged as a tree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from dtk.errors import SourceError
+from dtk.runtime import current_client, delayed_reduce, map_reduce
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dtk.sources import Source
+
+__all__ = ["ScanState", "scan"]
+
+_GROUPS_PER_THREAD = 4  # so that a slow group leaves the others something to do
+_ROW_BITS = 40  # rows of a chunk or partition, where row numbers are not known
+_SLICE_ROWS = 2**20
+
+
+class ScanState(Protocol):
+    """What a scan fills: picklable, and empty when made."""
+
+    def update(self, table: pa.Table, first_row: int) -> None:
+        """Take in one chunk.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            Some rows of the data; there may be none.
+        first_row : int
+            The number of its first row in the whole data.
+        """
+
+    def merge(self, other: Self) -> None:
+        """Take in what another state has seen, and leave the other as it is.
+
+        Parameters
+        ----------
+        other : ScanState
+            Of other rows.
+        """
+
+
+State = TypeVar("State", bound=ScanState)
+
+
+def scan(
+    data: Any,
+    make: Callable[[], State],
+    *,
+    columns: Sequence[str] | None = None,
+    progress: bool = False,
+    label: str = "scan",
+) -> State:
+    """Read data once, and summarise it.
+
+    Data in memory is read in this process. A source is read in place, in groups of chunks, on the current Dask client
+    or on local threads. Any other Dask DataFrame is computed partition by partition.
+
+    Parameters
+    ----------
+    data : dask.dataframe.DataFrame, pandas.DataFrame, pyarrow.Table, dict of arrays, str or Source
+        What to read.
+    make : callable
+        ``make() -> ScanState``, picklable, for example ``functools.partial(State, option)``.
+    columns : sequence of str, optional
+        The columns to read; all by default.
+    progress : bool
+        Whether to show a progress bar.
+    label : str
+        Name of the tasks on the dashboard and of the progress bar.
+
+    Returns
+    -------
+    ScanState
+        Updated at least once: with an empty table where the data has no rows.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is asked for that the data has not.
+    SourceError
+        If `data` is no table.
+    DataError
+        If a column mixes types, or files are missing or damaged.
+
+    Notes
+    -----
+    Row numbers run from 0 where the number of rows in each chunk is known. After row filters, and for partitions that
+    have to be computed, they are ``chunk << 40`` plus the row in the chunk: unique, but different for another chunking.
+
+    Examples
+    --------
+    >>> class Rows:
+    ...     count = 0
+    ...     def update(self, table, first_row):
+    ...         self.count += table.num_rows
+    ...     def merge(self, other):
+    ...         self.count += other.count
+    >>> scan({"x": np.arange(5)}, Rows).count
+    5
+    """
+    # late: sources need pandas and Dask, the statistics themselves do not
+    from dtk.sources import Source, TableSource, as_source, chunk_groups
+    from dtk.sources.columns import checked_columns
+
+    try:
+        source = as_source(data, columns=None if isinstance(data, Source) else columns)
+    except SourceError:
+        if not hasattr(data, "to_delayed"):
+            raise
+        frame = data[checked_columns(columns, list(data.columns))]
+        return _scan_partitions(frame, make, label=label, progress=progress)
+    names = checked_columns(columns, source.schema.names)
+    if isinstance(source, TableSource):
+        return _scan_table(source.table.select(names), make)
+    groups = chunk_groups(source, _GROUPS_PER_THREAD * _num_threads())
+    if not groups:
+        schema = pa.schema([source.schema.field(name) for name in names])
+        return _scan_table(schema.empty_table(), make)
+    shared = (source, make, names, _first_rows(source))
+    state: State = map_reduce(_scan_group, partial(_merge, make), groups, shared=shared, label=label, progress=progress)
+    return state
+
+
+def _scan_table(table: pa.Table, make: Callable[[], State]) -> State:
+    state = make()
+    for start in range(0, max(table.num_rows, 1), _SLICE_ROWS):
+        state.update(table.slice(start, _SLICE_ROWS), start)
+    return state
+
+
+def _scan_partitions(frame: Any, make: Callable[[], State], *, label: str, progress: bool) -> State:
+    from dask.delayed import delayed
+
+    # optimised first: fusing reads changes how many partitions there are, and so their numbers
+    parts = frame.optimize().to_delayed()
+    numbered = [delayed(_number, pure=False)(number, part) for number, part in enumerate(parts)]
+    merge = partial(_merge, make)
+    state: State = delayed_reduce(partial(_scan_frame, make), merge, numbered, label=label, progress=progress)
+    return state
+
+
+def _number(number: int, frame: pd.DataFrame) -> tuple[int, pd.DataFrame]:
+    return number, frame
+
+
+def _scan_frame(make: Callable[[], State], numbered: tuple[int, pd.DataFrame]) -> State:
+    from dtk.sources import TableSource, as_source
+
+    number, frame = numbered
+    source = as_source(frame)
+    assert isinstance(source, TableSource)
+    state = make()
+    state.update(source.table, number << _ROW_BITS)
+    return state
+
+
+def _scan_group(shared: tuple[Source, Callable[[], State], list[str], np.ndarray], group: tuple[int, int]) -> State:
+    source, make, names, first_rows = shared
+    state = make()
+    for chunk in range(*group):
+        state.update(source.read(chunk, names), int(first_rows[chunk]))
+    return state
+
+
+def _merge(make: Callable[[], State], states: list[State]) -> State:
+    """Merge into a fresh state: the parts belong to Dask, which may merge them again after a worker is lost."""
+    merged = make()
+    for state in states:
+        merged.merge(state)
+    return merged
+
+
+def _first_rows(source: Source) -> np.ndarray:
+    if source.chunk_rows is None:
+        return np.arange(source.num_chunks, dtype=np.int64) << _ROW_BITS
+    return np.asarray(np.cumsum(source.chunk_rows) - source.chunk_rows, np.int64)
+
+
+def _num_threads() -> int:
+    client = current_client()
+    return max(1, sum(client.nthreads().values())) if client is not None else os.cpu_count() or 1

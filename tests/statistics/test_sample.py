@@ -1,0 +1,120 @@
+"""The sample is uniform, and the same for every cut; its quantiles keep their stated error."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dtk.errors import ArgumentError
+from dtk.statistics import RowSample
+from dtk.statistics.sample import hash_rows
+
+
+def of(values: pa.Array, *, size: int = 100, first_row: int = 0, seed: int = 0) -> RowSample:
+    sample = RowSample(size, seed=seed)
+    sample.update(values, np.arange(first_row, first_row + len(values)))
+    return sample
+
+
+@given(st.integers(0, 500), st.lists(st.integers(0, 500), max_size=4), st.integers(1, 40), st.randoms())
+@settings(deadline=None, max_examples=60)
+def test_independent_of_cuts_and_order(num_rows: int, cuts: list[int], size: int, random: object) -> None:
+    values = pa.array(np.arange(num_rows))
+    bounds = sorted({0, num_rows, *(min(cut, num_rows) for cut in cuts)})
+    parts = [
+        of(values[start:stop], size=size, first_row=start)
+        for start, stop in zip(bounds, [*bounds[1:], num_rows], strict=True)
+    ]
+    random.shuffle(parts)  # type: ignore[attr-defined]
+    merged = RowSample(size)
+    for part in parts:
+        merged.merge(part)
+    whole = of(values, size=size)
+    assert merged.values.to_pylist() == whole.values.to_pylist()
+    assert len(set(whole.values.to_pylist())) == min(size, num_rows)
+    assert merged.num_rows == num_rows
+
+
+@given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=80))
+@settings(deadline=None, max_examples=40)
+def test_quantiles_equal_pandas_while_exact(values: list[float | None]) -> None:
+    sample = of(pa.array(values, pa.float64()))
+    wanted = [0, 0.1, 0.5, 1]
+    np.testing.assert_allclose(sample.quantile(wanted), pd.Series(values, dtype="float64").quantile(wanted), rtol=1e-12)
+    assert sample.rank_error == 0
+
+
+def test_rank_error_is_kept() -> None:
+    num_rows = 200_000
+    sample = of(pa.array(np.arange(num_rows)), size=10_000)
+    assert sample.rank_error == pytest.approx(0.01628, rel=1e-3)
+    quantiles = np.linspace(0, 1, 101)
+    assert np.abs(sample.quantile(quantiles) / num_rows - quantiles).max() < sample.rank_error
+
+
+def test_the_sample_is_uniform() -> None:
+    chosen = of(pa.array(np.arange(100_000)), size=10_000).values.to_numpy()
+    counts = np.histogram(chosen, bins=20, range=(0, 100_000))[0]
+    assert ((counts - 500) ** 2 / 500).sum() < 43.8  # chi-squared with 19 degrees of freedom, p = 0.001
+    assert abs((chosen % 2).mean() - 0.5) < 0.02
+
+
+def test_seeds_choose_other_rows() -> None:
+    values = pa.array(np.arange(10_000))
+    chosen = [set(of(values, size=100, seed=seed).values.to_pylist()) for seed in (0, 1, -1)]
+    assert len(chosen[0] & chosen[1]) < 20
+    assert len(chosen[0] & chosen[2]) < 20
+
+
+def test_splitmix64_is_the_published_one() -> None:
+    # the first outputs of the reference implementation, started at 1234567
+    from dtk.statistics.sample import _splitmix64
+
+    step = 0x9E3779B97F4A7C15
+    states = np.array([1234567 + step * number for number in range(3)], dtype=object) % 2**64
+    assert _splitmix64(states.astype(np.uint64)).tolist() == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+    assert len(np.unique(hash_rows(np.arange(10_000)))) == 10_000
+
+
+def test_structs_sample_whole_rows() -> None:
+    table = pa.table({"x": np.arange(1000), "y": np.arange(1000) * 2.0})
+    values = of(table.to_struct_array(), size=50).values
+    assert values.field("y").to_pylist() == [2.0 * x for x in values.field("x").to_pylist()]
+    assert values.field("x").to_pylist() == of(table["x"], size=50).values.to_pylist()
+
+
+def test_text_and_dictionaries_are_sampled() -> None:
+    sample = of(pa.array(["a", None]).dictionary_encode())
+    sample.update(pa.array(["b"]).dictionary_encode(), np.array([2]))
+    assert sorted(sample.values.to_pylist(), key=str) == [None, "a", "b"]
+
+
+def test_nothing_there() -> None:
+    sample = RowSample(10)
+    assert len(sample.values) == 0
+    assert math.isnan(sample.quantile(0.5))
+    assert pickle.loads(pickle.dumps(sample)).to_dict() == {"size": 10, "seed": 0, "num_rows": 0, "is_exact": True}
+
+
+def test_what_cannot_work_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="size=0 must be at least 1"):
+        RowSample(0)
+    with pytest.raises(ArgumentError, match="row=None does not number the 1 values"):
+        RowSample().update(pa.array([1]))
+    with pytest.raises(ArgumentError, match=r"row=\[2\] does not number the 1 values"):
+        RowSample().update(pa.array([1]), np.arange(2))
+    with pytest.raises(ArgumentError, match="only samples of the same size and seed merge"):
+        RowSample(5).merge(RowSample(6))
+    with pytest.raises(ArgumentError, match=r"q=1.5 must lie between 0 and 1"):
+        RowSample(5).quantile(1.5)

@@ -1,0 +1,310 @@
+"""From the columns of a table to the arrays of a batch."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dtk.errors import ArgumentError, DataError
+
+__all__ = ["Encoder", "Field", "LabelledEncoder", "PlainEncoder", "make_encoder"]
+
+_TILE_NBYTES: Final = 1 << 20  # half of a core's cache: a tile is written, then read again to scatter it
+
+
+@dataclass(frozen=True)
+class Field:
+    """One array of a batch.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Its type.
+    shape : tuple of int
+        The shape of one sample; ``()`` for a scalar.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...] = ()
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes of one sample."""
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+
+
+class Encoder(Protocol):
+    """Turns rows of a table into arrays; picklable, and called from several threads.
+
+    An encoder may also have a method ``tiles(table)`` that yields the same as ``encode(table)`` in parts, each valid
+    until the next is asked for. A part that is still in the cache when it is copied into the batches costs less.
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that `encode` reads."""
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        """The arrays that `encode` returns, by name."""
+
+    def encode(self, table: pa.Table) -> Mapping[str, NDArray[Any]]:
+        """Encode rows.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            The rows, with at least the encoder's columns.
+
+        Returns
+        -------
+        mapping of str to numpy.ndarray
+            For each field an array ``[rows, *field.shape]`` of its dtype.
+        """
+
+
+class PlainEncoder:
+    """Packs number and boolean columns into ``"inputs"``, float32 ``[rows, columns]``; nulls become NaN.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        The schema of the rows.
+    inputs : sequence of str
+        The columns, in the order of the packed ones.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or holds neither numbers nor booleans.
+    """
+
+    def __init__(self, schema: pa.Schema, inputs: Sequence[str]) -> None:
+        if isinstance(inputs, str) or not inputs:
+            raise ArgumentError(f"inputs={inputs!r} must list one column at least")
+        for column in inputs:
+            kind = _column_type(schema, column, "inputs")
+            if not _is_number(kind):
+                raise ArgumentError(
+                    f"inputs={column!r} holds {kind}, neither numbers nor booleans; pass preparation= to encode it, "
+                    "or leave it out of inputs="
+                )
+        self.columns = tuple(inputs)
+        self.fields: Mapping[str, Field] = {"inputs": Field(np.dtype(np.float32), (len(inputs),))}
+
+    def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+        """Encode rows.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            The rows, with at least the encoder's columns.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            ``{"inputs": float32 [rows, columns]}``.
+        """
+        packed = np.empty((table.num_rows, len(self.columns)), np.float32)
+        for number, column in enumerate(self.columns):
+            packed[:, number] = _to_numpy(table.column(column))
+        return {"inputs": packed}
+
+    def tiles(self, table: pa.Table) -> Iterator[dict[str, NDArray[Any]]]:
+        """Encode rows in parts that fit into a core's cache.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            The rows, with at least the encoder's columns.
+
+        Yields
+        ------
+        dict of str to numpy.ndarray
+            What `encode` returns for the next rows; the next part overwrites it.
+        """
+        columns = [_to_numpy(table.column(column)) for column in self.columns]
+        tile_rows = max(256, _TILE_NBYTES // self.fields["inputs"].row_nbytes)
+        tile = np.empty((min(tile_rows, table.num_rows), len(columns)), np.float32)
+        for start in range(0, table.num_rows, tile_rows):
+            packed = tile[: table.num_rows - start]
+            for number, values in enumerate(columns):
+                packed[:, number] = values[start : start + tile_rows]
+            yield {"inputs": packed}
+
+
+class LabelledEncoder:
+    """Adds ``"target"`` and ``"weight"`` to what another encoder makes.
+
+    Parameters
+    ----------
+    inputs : Encoder
+        Encodes everything else.
+    schema : pyarrow.Schema
+        The schema of the rows.
+    target : str, optional
+        The column that becomes ``"target"``: float32 for floating point, int64 for integers and booleans.
+    weight : str, optional
+        The column that becomes ``"weight"``, float32; None for ones, unless `inputs` makes a weight.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or is of a type that makes no target or weight.
+    """
+
+    def __init__(self, inputs: Encoder, schema: pa.Schema, *, target: str | None, weight: str | None) -> None:
+        fields = dict(inputs.fields)
+        self._inputs = inputs
+        self._labels: dict[str, str] = {}
+        for name, column in (("target", target), ("weight", weight)):
+            if column is None or name in fields:
+                continue
+            kind = _column_type(schema, column, name)
+            if not _is_number(kind):
+                raise ArgumentError(
+                    f"{name}={column!r} holds {kind}, neither numbers nor booleans; "
+                    "pass a preparation= that encodes it, or derive a number from it first"
+                )
+            is_whole = name == "target" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+            fields[name] = Field(np.dtype(np.int64 if is_whole else np.float32))
+            self._labels[name] = column
+        self._makes_ones = "weight" not in fields
+        fields.setdefault("weight", Field(np.dtype(np.float32)))
+        self.fields: Mapping[str, Field] = fields
+        self.columns = tuple(dict.fromkeys([*inputs.columns, *self._labels.values()]))
+
+    def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+        """Encode rows.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            The rows, with at least the encoder's columns.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            For each field an array ``[rows, *field.shape]`` of its dtype.
+
+        Raises
+        ------
+        DataError
+            If a target or a weight is null.
+        """
+        return {**self._inputs.encode(table), **self._encode_labels(table)}
+
+    def tiles(self, table: pa.Table) -> Iterator[dict[str, NDArray[Any]]]:
+        """Encode rows in parts where the inner encoder does so, else all at once.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            The rows, with at least the encoder's columns.
+
+        Yields
+        ------
+        dict of str to numpy.ndarray
+            What `encode` returns for the next rows; valid until the next part.
+
+        Raises
+        ------
+        DataError
+            If a target or a weight is null.
+        """
+        labels = self._encode_labels(table)
+        tiles = getattr(self._inputs, "tiles", None)
+        start = 0
+        for tile in [self._inputs.encode(table)] if tiles is None else tiles(table):
+            stop = start + len(next(iter(tile.values())))
+            yield {**tile, **{name: values[start:stop] for name, values in labels.items()}}
+            start = stop
+
+    def _encode_labels(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+        encoded: dict[str, NDArray[Any]] = {}
+        for name, column in self._labels.items():
+            values = table.column(column)
+            if values.null_count:
+                raise DataError(
+                    f"{name}={column!r} is null in {values.null_count} rows; leave these rows out first, "
+                    f"for example with data.dropna(subset=[{column!r}])"
+                )
+            encoded[name] = _to_numpy(values).astype(self.fields[name].dtype, copy=False)
+        if self._makes_ones:
+            encoded["weight"] = np.ones(table.num_rows, np.float32)
+        return encoded
+
+
+def make_encoder(
+    schema: pa.Schema,
+    *,
+    inputs: Sequence[str] | None = None,
+    target: str | None = None,
+    weight: str | None = None,
+    preparation: Encoder | None = None,
+) -> LabelledEncoder:
+    """Make the encoder of a loader.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        The schema of the rows.
+    inputs : sequence of str, optional
+        The input columns; all but target and weight if None.
+    target : str, optional
+        The target column.
+    weight : str, optional
+        The weight column.
+    preparation : Encoder, optional
+        What encodes the inputs, and the target if it has such a field; columns are packed as they are if None.
+
+    Returns
+    -------
+    LabelledEncoder
+        With a field ``"weight"`` in any case.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, is of a type that needs a preparation, or if inputs and preparation disagree.
+    """
+    if preparation is None:
+        chosen = [name for name in schema.names if name not in (target, weight)] if inputs is None else list(inputs)
+        preparation = PlainEncoder(schema, chosen)
+    elif inputs is not None and not set(preparation.columns) <= {*inputs, target, weight}:
+        extra = sorted(set(preparation.columns) - {*inputs, target, weight})
+        raise ArgumentError(f"inputs={list(inputs)!r} lacks {extra}, which preparation= reads; leave inputs= out")
+    for column in preparation.columns:
+        _column_type(schema, column, "preparation")
+    return LabelledEncoder(preparation, schema, target=target, weight=weight)
+
+
+def _column_type(schema: pa.Schema, column: str, argument: str) -> pa.DataType:
+    index = schema.get_field_index(column)
+    if index >= 0:
+        return schema.field(index).type
+    close = difflib.get_close_matches(str(column), schema.names, n=1)
+    remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(map(repr, schema.names[:20]))}"
+    raise ArgumentError(f"{argument}={column!r} is no column of the data; {remedy}")
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    types = pa.types
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
+
+
+def _to_numpy(values: pa.ChunkedArray) -> NDArray[Any]:
+    """Convert numbers or booleans without a copy where Arrow can; nulls become NaN."""
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    elif pa.types.is_decimal(values.type):
+        values = values.cast(pa.float64())
+    array = values.chunk(0) if values.num_chunks == 1 else values.combine_chunks()
+    numpy: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return numpy

@@ -1,0 +1,429 @@
+"""The order of samples: a pure function of the order's parameters and the epoch.
+
+The rows on disk become global batches in these steps; nothing but (parameters, seed, epoch) decides any of them::
+
+    chunks ─ blocks ─ stream ─────────── shards ───────── fills ──────── global batches
+             slices   stratified random  K ranges,        whole blocks,  position p of a shard is
+             of one   order of blocks    odd ones run     permuted       row p // g of its columns,
+             chunk                       backwards        together       g slots a step
+
+Shards belong to the order and not to the ranks: rank r of any R owns a range of the slots of each global batch, so
+that every number of ranks sees the same global batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal, Self
+
+import numpy as np
+
+from dtk.loader.segments import Fills, Integers, Segments, clip, ranges, sliced
+
+__all__ = ["Order", "Tail"]
+
+Tail = Literal["trim", "pad"]
+
+_GOLDEN: Final = 0.6180339887498949  # its multiples modulo 1 are spread as evenly as any sequence can be
+_STREAM, _TRIM, _FILL = 0, 1, 2  # what a random stream is for
+
+
+@dataclass(frozen=True, eq=False)
+class Order:
+    """The order of samples, for every epoch and any number of ranks.
+
+    Parameters
+    ----------
+    chunk_rows : numpy.ndarray
+        An int64 ``[chunks]``: the rows of each chunk, in the order on disk.
+    global_batch_size : int
+        Samples of a global batch.
+    num_shards : int
+        Canonical shards, at most `global_batch_size`; each fills its own slots of the global batch. 1 without shuffle.
+    fill_rows : int
+        The most rows of a shard that are permuted together: a shard's part of the pool.
+    block_rows : int, optional
+        The most rows of a block; None for whole chunks.
+    seed : int
+        The seed; not negative.
+    tail : {"trim", "pad"}
+        What becomes of the rows that fill no global batch: left out, at places that are random anew in each epoch, or
+        handed out in a last batch that is padded with weight 0.
+    shuffle : bool
+        Whether to shuffle; else every epoch has the order on disk.
+    """
+
+    chunk_rows: Integers
+    global_batch_size: int
+    num_shards: int
+    fill_rows: int
+    block_rows: int | None = None
+    seed: int = 0
+    tail: Tail = "trim"
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "chunk_rows", np.ascontiguousarray(self.chunk_rows, dtype=np.int64))
+        assert 1 <= self.num_shards <= self.global_batch_size
+        assert self.shuffle or self.num_shards == 1
+        assert self.fill_rows >= 1
+        assert self.seed >= 0
+
+    @cached_property
+    def num_rows(self) -> int:
+        """Rows of the source."""
+        return int(self.chunk_rows.sum())
+
+    @property
+    def num_steps(self) -> int:
+        """Global batches of an epoch."""
+        if self.tail == "trim":
+            return self.num_rows // self.global_batch_size
+        return -(-self.num_rows // self.global_batch_size)
+
+    @cached_property
+    def shard_slots(self) -> Integers:
+        """Bounds of the shards' slots, int64 ``[shards + 1]``: shard k fills ``[k]``, inclusive, to ``[k + 1]``."""
+        return _even_bounds(self.num_shards, self.global_batch_size)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of everything that the order depends on, in hex."""
+        text = json.dumps(self.parameters(), sort_keys=True)
+        return hashlib.sha256(text.encode() + self.chunk_rows.tobytes()).hexdigest()
+
+    def parameters(self) -> dict[str, Any]:
+        """Return all parameters but the rows of the chunks.
+
+        Returns
+        -------
+        dict
+            Plain values, fit for JSON, by the names of the constructor.
+        """
+        return {
+            "global_batch_size": self.global_batch_size,
+            "num_shards": self.num_shards,
+            "fill_rows": self.fill_rows,
+            "block_rows": self.block_rows,
+            "seed": self.seed,
+            "tail": self.tail,
+            "shuffle": self.shuffle,
+        }
+
+    @classmethod
+    def from_parameters(cls, chunk_rows: Integers, parameters: dict[str, Any]) -> Self:
+        """Make an order from what `parameters` returned.
+
+        Parameters
+        ----------
+        chunk_rows : numpy.ndarray
+            An int64 ``[chunks]``: the rows of each chunk.
+        parameters : dict
+            All other parameters.
+
+        Returns
+        -------
+        Order
+            The same order.
+        """
+        return cls(chunk_rows, **parameters)
+
+    def samples_in_step(self, step: int) -> int:
+        """Count the real rows of a global batch.
+
+        Parameters
+        ----------
+        step : int
+            The step within the epoch.
+
+        Returns
+        -------
+        int
+            The global batch size, or less in the last step where that is padded.
+        """
+        return min(self.global_batch_size, self.num_rows - step * self.global_batch_size)
+
+    def rank_slots(self, rank: int, ranks: int) -> tuple[int, int]:
+        """Return the slots of each global batch that a rank owns.
+
+        Parameters
+        ----------
+        rank : int
+            The rank.
+        ranks : int
+            The number of ranks.
+
+        Returns
+        -------
+        tuple of int
+            The first slot, inclusive, and the last, exclusive.
+        """
+        bound = [-(-(rank + end) * self.global_batch_size // ranks) for end in (0, 1)]
+        return bound[0], bound[1]
+
+    def batch_width(self, ranks: int) -> int:
+        """Return the rows of a rank's batch, padding included.
+
+        Parameters
+        ----------
+        ranks : int
+            The number of ranks.
+
+        Returns
+        -------
+        int
+            The same for all ranks.
+        """
+        return -(-self.global_batch_size // ranks)
+
+    def rank_shards(self, rank: int, ranks: int) -> list[int]:
+        """Return the shards that a rank reads from.
+
+        Parameters
+        ----------
+        rank : int
+            The rank.
+        ranks : int
+            The number of ranks.
+
+        Returns
+        -------
+        list of int
+            Rising; empty where there are more ranks than slots and this one owns none.
+        """
+        first, last = self.rank_slots(rank, ranks)
+        if first == last:
+            return []
+        start = int(np.searchsorted(self.shard_slots, first, side="right")) - 1
+        stop = int(np.searchsorted(self.shard_slots, last, side="left"))
+        return list(range(start, stop))
+
+    def fills(self, epoch: int, shards: Iterable[int]) -> Fills:
+        """Lay out the fills of some shards; no other shard's are made.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        shards : iterable of int
+            The shards.
+
+        Returns
+        -------
+        Fills
+            Shard by shard, in the order of time.
+        """
+        stream = self._stream(epoch)
+        ends = np.cumsum(stream.num_rows)
+        bounds = self._shard_bounds(ends).tolist()
+        made = [
+            self._shard_fills(epoch, shard, clip(stream, ends, bounds[shard], bounds[shard + 1])) for shard in shards
+        ]
+        return Fills.joined(made)
+
+    def shard_rows(self, epoch: int) -> Integers:
+        """Count the rows of each shard, before any are left out.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        numpy.ndarray
+            An int64 ``[shards]``.
+        """
+        return np.diff(self._shard_bounds(np.cumsum(self._stream(epoch).num_rows)))
+
+    def permutation(self, epoch: int, shard: int, number: int, num_rows: int) -> Integers:
+        """Return where in its fill each row goes.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        shard : int
+            The shard.
+        number : int
+            The fill's place among those of its shard.
+        num_rows : int
+            Rows of the fill.
+
+        Returns
+        -------
+        numpy.ndarray
+            An int64 ``[num_rows]``: for each row, in the order of the fill's segments, its position in the fill.
+        """
+        if not self.shuffle:
+            return np.arange(num_rows)
+        return self._random(epoch, _FILL, shard, number).permutation(num_rows)
+
+    def batch_rows(self, epoch: int, rank: int = 0, ranks: int = 1, start: int = 0) -> Integers:
+        """Return which rows a rank hands out; the whole epoch at once, so for small data and for tests.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        rank : int
+            The rank.
+        ranks : int
+            The number of ranks.
+        start : int
+            The first step.
+
+        Returns
+        -------
+        numpy.ndarray
+            An int64 ``[num_steps - start, batch_width]``: numbers of rows, counted over all chunks; -1 is padding.
+        """
+        first, last = self.rank_slots(rank, ranks)
+        batches = np.full((max(self.num_steps - start, 0), self.batch_width(ranks)), -1, np.int64)
+        fills = self.fills(epoch, self.rank_shards(rank, ranks))
+        chunk_start = np.cumsum(self.chunk_rows) - self.chunk_rows
+        segments = fills.segments
+        rows = ranges(chunk_start[segments.chunk] + segments.first_row, segments.num_rows)
+        stops = np.cumsum(fills.num_rows)
+        for fill, (stop, num_rows) in enumerate(zip(stops.tolist(), fills.num_rows.tolist(), strict=True)):
+            shard = int(fills.shard[fill])
+            slot, end = self.shard_slots[shard : shard + 2].tolist()
+            position = int(fills.position[fill]) + self.permutation(epoch, shard, int(fills.number[fill]), num_rows)
+            step, column = np.divmod(position, end - slot)
+            column += slot
+            mine = (column >= first) & (column < last) & (step >= start)
+            batches[step[mine] - start, column[mine] - first] = rows[stop - num_rows : stop][mine]
+        return batches
+
+    def _random(self, *where: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *where])))
+
+    def _blocks(self) -> Segments:
+        """Cut the chunks into blocks, in the order on disk; empty chunks give none."""
+        rows = self.chunk_rows
+        if self.block_rows is None or not self.shuffle:
+            chunk = np.flatnonzero(rows)
+            return Segments(chunk, np.zeros(len(chunk), np.int64), rows[chunk])
+        num_blocks = -(-rows // self.block_rows)
+        chunk = np.repeat(np.arange(len(rows)), num_blocks)
+        first = ranges(np.zeros(len(rows), np.int64), num_blocks) * self.block_rows
+        return Segments(chunk, first, np.minimum(self.block_rows, rows[chunk] - first))
+
+    def _stream(self, epoch: int) -> Segments:
+        """Put the blocks of all shards in the order of an epoch, shard after shard.
+
+        The list on disk, rolled by a random offset so that the borders move, is cut into strata of as many blocks as
+        there are windows: the times in which the pool is filled once. Each window gets one block of every stratum, and
+        consecutive strata are dealt to the shards at random, so that each fill is an even sample of the whole disk.
+        """
+        blocks = self._blocks()
+        num_blocks, shards = len(blocks.chunk), self.num_shards
+        if not self.shuffle or num_blocks == 0:
+            return blocks
+        random = self._random(epoch, _STREAM)
+        typical = _typical(blocks.num_rows)
+        windows = max(1, -(-num_blocks // (shards * max(1, self.fill_rows // typical))))
+        whole = num_blocks // windows * windows
+        roll = int(random.integers(num_blocks))
+        # One row of the grid is a stratum, in random order: column w is what window w gets of it.
+        grid = np.argsort(random.random((whole // windows, windows)), axis=1)
+        grid += np.arange(0, whole, windows)[:, None]
+        place = np.append(grid.ravel(), whole + random.permutation(num_blocks - whole))
+        window = np.arange(num_blocks) % windows
+        window[whole:] = (window[whole:] + random.integers(windows)) % windows
+        turn, stratum = np.divmod(np.arange(num_blocks) // windows, shards)
+        deal = np.argsort(random.random((int(turn[-1]) + 1, windows, shards)), axis=2)
+        shard = deal[turn, window, stratum]
+        # A staggered shard starts in the middle of a window, and comes to the other part of it, as even, at the end.
+        turns = int(turn[-1]) + 1
+        early = np.minimum(self._first_fill_rows(np.arange(shards)) // typical, turns)[shard]
+        since = (turn + random.integers(turns, size=shards)[shard]) * early
+        window[(window == 0) & ((since + early) // turns == since // turns)] = windows
+        window = np.where(shard % 2, windows - window, window)
+        index = place[np.lexsort((random.random(num_blocks), shard * (windows + 1) + window))]
+        return blocks.take((index + roll) % num_blocks)
+
+    def _first_fill_rows(self, shard: Integers) -> Integers:
+        """Return the most rows of the first fill of shards.
+
+        Shards that fill their pools at different times need memory for one or two more fills, and not for one more
+        each.
+        """
+        stagger = (shard + 1) * _GOLDEN % 1 if self.num_shards > 1 else np.ones(len(shard))
+        return np.maximum((self.fill_rows * stagger).astype(np.int64), 1)
+
+    def _shard_bounds(self, ends: Integers) -> Integers:
+        """Cut the stream's rows into shards, at a block's edge where the slack allows one: a cut block costs a decode.
+
+        Trimming, shard k of g slots a step needs at least ``steps * g`` rows; padding, at most that and at least the
+        rows of all steps but the last.
+        """
+        total, steps, batch = self.num_rows, self.num_steps, self.global_batch_size
+        slots = self.shard_slots.tolist()
+        slack = abs(total - steps * batch)
+        bounds = [0]
+        for shard in range(1, self.num_shards):
+            need, done, left = slots[shard] - slots[shard - 1], slots[shard], batch - slots[shard]
+            if self.tail == "trim":
+                low, high = bounds[-1] + steps * need, steps * done + slack
+            else:
+                low = max(bounds[-1] + (steps - 1) * need, steps * done - slack)
+                high = min(bounds[-1] + steps * need, total - (steps - 1) * left)
+            want = min(max(round(total * done / batch), low), high)
+            edges = ends[np.searchsorted(ends, low) : np.searchsorted(ends, high, side="right")]
+            bounds.append(int(edges[np.argmin(np.abs(edges - want))]) if len(edges) else want)
+        return np.array([*bounds, total], np.int64)
+
+    def _shard_fills(self, epoch: int, shard: int, segments: Segments) -> Fills:
+        """Turn a shard's range of the stream into fills."""
+        if shard % 2:
+            # Neighbours then come to the block that their border cuts at the same time, and one decode serves both.
+            segments = segments.take(slice(None, None, -1))
+        segments = self._trimmed(epoch, shard, segments)
+        segments = sliced(segments, self.fill_rows)
+        ends = np.cumsum(segments.num_rows).tolist()
+        room, bounds, done = int(self._first_fill_rows(np.array([shard]))[0]), [0], 0
+        while bounds[-1] < len(ends):
+            bounds.append(max(bisect_right(ends, done + room), bounds[-1] + 1))
+            done, room = ends[bounds[-1] - 1], self.fill_rows
+        num_fills = len(bounds) - 1
+        positions = np.array([0, *ends], np.int64)[bounds]
+        return Fills(
+            shard=np.full(num_fills, shard, np.int64),
+            number=np.arange(num_fills),
+            position=positions[:-1],
+            num_rows=np.diff(positions),
+            bounds=np.array(bounds, np.int64),
+            segments=segments,
+        )
+
+    def _trimmed(self, epoch: int, shard: int, segments: Segments) -> Segments:
+        """Leave out the rows that fill no step, from a random place on: round the corner, so that it is fair to all."""
+        total = int(segments.num_rows.sum())
+        keep = self.num_steps * int(self.shard_slots[shard + 1] - self.shard_slots[shard])
+        if self.tail == "pad" or total <= keep:
+            return segments
+        ends = np.cumsum(segments.num_rows)
+        start = int(self._random(epoch, _TRIM, shard).integers(total)) if self.shuffle else keep
+        stop = start + total - keep
+        if stop > total:
+            return clip(segments, ends, stop - total, start)
+        parts = (clip(segments, ends, 0, start), clip(segments, ends, stop, total))
+        return Segments(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+
+
+def _even_bounds(parts: int, size: int) -> Integers:
+    """Cut a size into nearly equal parts: ``_even_bounds(3, 10)`` is 0, 4, 7, 10."""
+    return -(-np.arange(parts + 1) * size // parts)
+
+
+def _typical(sizes: Integers) -> int:
+    """Return the size of the block that holds the median row."""
+    ordered = np.sort(sizes)
+    ends = np.cumsum(ordered)
+    return int(ordered[np.searchsorted(ends, ends[-1] / 2)])

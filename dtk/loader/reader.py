@@ -1,0 +1,260 @@
+"""Threads that decode chunks and scatter their rows into the ring, just ahead of the consumer."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dtk.errors import DataError, NotFoundError
+from dtk.loader.encoder import LabelledEncoder
+from dtk.loader.order import Order
+from dtk.loader.ring import Ring
+from dtk.loader.schedule import Piece, Read, Schedule
+from dtk.loader.segments import Integers
+
+if TYPE_CHECKING:
+    from dtk.sources import Source
+
+__all__ = ["Reader"]
+
+
+class Reader:
+    """Fills a ring for one rank and one epoch, from its first read to its last.
+
+    Parameters
+    ----------
+    source : Source
+        Where the chunks are read.
+    encoder : LabelledEncoder
+        What makes arrays of their rows.
+    order : Order
+        The order of samples.
+    schedule : Schedule
+        The reads.
+    ring : Ring
+        Where the rows go.
+    epoch : int
+        The epoch.
+    rank : int
+        The rank.
+    ranks : int
+        The number of ranks.
+    start : int
+        The first step.
+    num_threads : int
+        Threads, at most one a read.
+    decode_nbytes : int
+        Bytes of decoded chunks that all threads hold at a time; a single chunk may be larger.
+    decoded_row_nbytes : float
+        Bytes of a decoded and encoded row.
+
+    Notes
+    -----
+    Reads start in the order of their first steps. One starts when the ring reaches its last step and the decoded
+    bytes leave room; the consumer waits until no read is left that its step needs. `Schedule` promises that the
+    oldest read can always start by the step that waits for it.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        encoder: LabelledEncoder,
+        order: Order,
+        schedule: Schedule,
+        ring: Ring,
+        epoch: int,
+        rank: int,
+        ranks: int,
+        start: int,
+        num_threads: int,
+        decode_nbytes: int,
+        decoded_row_nbytes: float,
+    ) -> None:
+        self._source, self._encoder, self._ring = source, encoder, ring
+        self._schedule = schedule
+        self._columns = list(encoder.columns)
+        self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
+        self._chunk_rows, self._row_nbytes, self._room_nbytes = order.chunk_rows, decoded_row_nbytes, decode_nbytes
+        self._changed = threading.Condition()
+        self._step = start
+        self._next = 0
+        self._running: dict[int, int] = {}  # number of a read -> its first step
+        self._held_nbytes = 0.0
+        self._error: BaseException | None = None
+        self._stopped = False
+        self.read_nbytes = 0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"dtk-read-{number}", daemon=True)
+            for number in range(min(num_threads, len(schedule)))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait_for(self, step: int) -> None:
+        """Give up the batches before a step, and wait until its own is complete.
+
+        Parameters
+        ----------
+        step : int
+            The step; never less than before.
+
+        Raises
+        ------
+        DataError
+            If a chunk could not be read; it is named.
+        """
+        with self._changed:
+            self._step = step
+            self._changed.notify_all()
+            while self._error is None and self._needs(step):
+                self._changed.wait()
+            if self._error is not None:
+                raise self._error
+
+    def close(self) -> None:
+        """End all threads, and wait for them."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _needs(self, step: int) -> bool:
+        schedule = self._schedule
+        if self._next < len(schedule) and schedule.first_step[self._next] <= step:
+            return True
+        return any(first_step <= step for first_step in self._running.values())
+
+    def _work(self) -> None:
+        while (number := self._take()) is not None:
+            read = self._schedule[number]
+            try:
+                has_read = self._execute(read)
+            except BaseException as error:  # the consumer raises it
+                with self._changed:
+                    self._error = self._error or _named(error, self._source.describe(read.chunk))
+                    self._stopped = True
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self.read_nbytes += int(self._source.chunk_nbytes[read.chunk]) if has_read else 0
+                del self._running[number]
+                self._held_nbytes -= self._nbytes_of(read.chunk)
+                self._changed.notify_all()
+
+    def _take(self) -> int | None:
+        """Wait for the next read that may start; None at the end."""
+        schedule = self._schedule
+        with self._changed:
+            while not self._stopped and self._next < len(schedule):
+                number = self._next
+                nbytes = self._nbytes_of(int(schedule.chunk[number]))
+                has_room = not self._running or self._held_nbytes + nbytes <= self._room_nbytes
+                if has_room and schedule.last_step[number] < self._step + self._ring.num_steps:
+                    self._next += 1
+                    self._running[number] = int(schedule.first_step[number])
+                    self._held_nbytes += nbytes
+                    return number
+                self._changed.wait()
+        return None
+
+    def _nbytes_of(self, chunk: int) -> float:
+        return float(self._chunk_rows[chunk]) * self._row_nbytes
+
+    def _execute(self, read: Read) -> bool:
+        """Carry out a read; return False if no row of it is this rank's, and nothing was read."""
+        pieces = [(piece, *self._places.of(piece)) for piece in read.pieces]
+        has_rows = any(len(places) for _, places, _ in pieces)
+        if has_rows:
+            table = self._source.read(read.chunk, self._columns)
+            if table.num_rows != self._chunk_rows[read.chunk]:
+                raise DataError(
+                    f"{table.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
+                )
+            self._scatter(table, pieces)
+        for piece in read.pieces:
+            self._places.release(piece.fill)
+        return has_rows
+
+    def _scatter(self, table: pa.Table, pieces: list[tuple[Piece, Integers, NDArray[np.bool_] | None]]) -> None:
+        for piece, places, mine in pieces:
+            if not len(places):
+                continue
+            seen = done = 0
+            for tile in self._encoder.tiles(table.slice(piece.first_row, piece.num_rows)):
+                num_rows = count = len(tile["weight"])
+                if mine is not None:
+                    is_mine = mine[seen : seen + num_rows]
+                    tile = {name: array[is_mine] for name, array in tile.items()}
+                    count = len(tile["weight"])
+                self._ring.scatter(tile, places[done : done + count])
+                seen, done = seen + num_rows, done + count
+            assert seen == piece.num_rows
+
+
+class _Places:
+    """Where in the ring the rows of the open fills go."""
+
+    def __init__(
+        self, order: Order, schedule: Schedule, ring: Ring, epoch: int, slots: tuple[int, int], start: int
+    ) -> None:
+        self._order, self._fills, self._ring, self._epoch = order, schedule.fills, ring, epoch
+        self._slots, self._start = slots, start
+        self._missing = schedule.num_pieces.copy()
+        self._open: dict[int, Integers] = {}
+        self._lock = threading.Lock()
+
+    def of(self, piece: Piece) -> tuple[Integers, NDArray[np.bool_] | None]:
+        """Return the places of a piece's rows of this rank, and which rows these are; None for all."""
+        with self._lock:  # one fill's permutation at a time, so that its memory is known
+            if piece.fill not in self._open:
+                self._open[piece.fill] = self._make(piece.fill)
+            places = self._open[piece.fill][piece.offset : piece.offset + piece.num_rows]
+        mine = places >= 0
+        if mine.all():
+            return places, None
+        return places[mine], mine
+
+    def release(self, fill: int) -> None:
+        """Forget a fill when its last piece is in the ring."""
+        with self._lock:
+            self._missing[fill] -= 1
+            if self._missing[fill] == 0:
+                del self._open[fill]
+
+    def _make(self, fill: int) -> Integers:
+        fills, shard = self._fills, int(self._fills.shard[fill])
+        slot, end = self._order.shard_slots[shard : shard + 2].tolist()
+        first, last = self._slots
+        place = self._order.permutation(self._epoch, shard, int(fills.number[fill]), int(fills.num_rows[fill]))
+        place += int(fills.position[fill])
+        step = place // (end - slot)
+        place -= step * (end - slot)
+        place += slot - first  # now the row in this rank's batch, where it is one
+        is_others = None
+        if slot < first or end > last or int(fills.position[fill]) < self._start * (end - slot):
+            is_others = (place < 0) | (place >= last - first) | (step < self._start)
+        step %= self._ring.num_steps
+        step *= self._ring.width
+        place += step
+        if is_others is not None:
+            place[is_others] = -1
+        return place
+
+
+def _named(error: BaseException, where: str) -> BaseException:
+    """Name the chunk in an error; what is not about the data, such as a want of memory, stays as it is."""
+    if isinstance(error, MemoryError) or not isinstance(error, Exception):
+        return error
+    if isinstance(error, DataError) and where in str(error):
+        return error
+    kind = NotFoundError if isinstance(error, FileNotFoundError) else DataError
+    text = str(error) if isinstance(error, DataError) else f"{type(error).__name__}: {error}"
+    named = kind(f"{where} cannot be loaded: {text}")
+    named.__cause__ = error
+    return named

@@ -1,0 +1,106 @@
+"""The ring of future batches: rows are scattered to their places in it, and a batch is a slice of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dtk.loader.encoder import Field
+from dtk.loader.segments import Integers
+
+__all__ = ["Ring", "pad"]
+
+
+class Ring:
+    """Preallocated batches of the next steps of a rank, one array a field.
+
+    Parameters
+    ----------
+    fields : mapping of str to Field
+        The arrays of a batch.
+    num_steps : int
+        Steps that it holds.
+    width : int
+        Rows of a batch.
+    """
+
+    def __init__(self, fields: Mapping[str, Field], num_steps: int, width: int) -> None:
+        self.num_steps, self.width = num_steps, width
+        num_rows = num_steps * width
+        self._arrays = {name: np.zeros((num_rows, *field.shape), field.dtype) for name, field in fields.items()}
+        # A row moves as one item, whatever its shape and type: one copy a row instead of one a value.
+        self._items = {name: _as_items(array) for name, array in self._arrays.items()}
+        self._tensors = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
+    def scatter(self, rows: Mapping[str, NDArray[Any]], places: Integers) -> None:
+        """Copy rows to their places.
+
+        Parameters
+        ----------
+        rows : mapping of str to numpy.ndarray
+            For each field ``[rows, *shape]``.
+        places : numpy.ndarray
+            An int64 ``[rows]``: step modulo `num_steps`, times `width`, plus the row in the batch.
+        """
+        for name, items in self._items.items():
+            if items is None:
+                continue
+            values = np.ascontiguousarray(rows[name], dtype=self._arrays[name].dtype)
+            if values.ndim == 1:  # the faster way differs between numbers and items of many bytes
+                items[places] = values
+            else:
+                np.put(items, places, _as_items(values), mode="clip")  # "clip" spares a check; all places are valid
+
+    def batch(self, step: int, padding: NDArray[np.bool_] | None = None) -> dict[str, torch.Tensor]:
+        """Return the batch of a step, without a copy.
+
+        Parameters
+        ----------
+        step : int
+            The step.
+        padding : numpy.ndarray, optional
+            A bool ``[width]``: the rows to be made padding.
+
+        Returns
+        -------
+        dict of str to torch.Tensor
+            Views of the ring: for each field ``[width, *shape]``.
+        """
+        rows = slice(step % self.num_steps * self.width, (step % self.num_steps + 1) * self.width)
+        if padding is not None:
+            pad({name: array[rows] for name, array in self._arrays.items()}, padding)
+        return {name: tensor[rows] for name, tensor in self._tensors.items()}
+
+
+def pad(arrays: Mapping[str, NDArray[Any]], padding: NDArray[np.bool_]) -> None:
+    """Overwrite rows of a batch with its first real row, or with zeros if it has none, and give them weight 0.
+
+    Parameters
+    ----------
+    arrays : mapping of str to numpy.ndarray
+        For each field ``[rows, *shape]``; changed in place.
+    padding : numpy.ndarray
+        A bool ``[rows]``: which rows.
+    """
+    real = np.flatnonzero(~padding)
+    for name, array in arrays.items():
+        array[padding] = array[real[0]] if len(real) and name != "weight" else 0
+
+
+def _as_items(array: NDArray[Any]) -> Any:
+    """View ``[rows, *shape]`` as ``[rows]`` items of bytes; None where a row has no bytes."""
+    row_nbytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
+    if row_nbytes == 0:
+        return None
+    if array.ndim == 1:
+        return array
+    return array.reshape(len(array), -1).view(np.dtype((np.void, row_nbytes))).reshape(len(array))

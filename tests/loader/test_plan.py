@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dtk.errors import MemoryLimitError
+from dtk.loader import Loader, Order, Plan
+from dtk.loader.encoder import make_encoder
+from dtk.loader.plan import make_plan
+from dtk.loader.schedule import make_schedule
+
+MIB = 1 << 20
+
+
+class Shape:
+    """The metadata of a source of floats that has no data."""
+
+    def __init__(self, chunk_rows, columns=41):
+        self.chunk_rows = np.asarray(chunk_rows, np.int64)
+        self.chunk_nbytes = self.chunk_rows * 4 * columns
+        self.num_chunks = len(self.chunk_rows)
+        self.schema = pa.schema({f"x{number}": pa.float32() for number in range(columns)})
+        self.identity = "shape"
+
+
+def plan_of(chunk_rows, memory, batch=4096, **options):
+    source = Shape(chunk_rows)
+    arguments = {"global_batch_size": batch, "shuffle": True, "seed": 0, "tail": "trim", **options}
+    return make_plan(source, make_encoder(source.schema), memory_limit_nbytes=memory, **arguments)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 100, 5000, 65_536]), min_size=1, max_size=300).filter(sum),
+    st.sampled_from([64, 1000, 4096]),
+    st.integers(1, 4000),
+    st.booleans(),
+    st.integers(1, 40),
+)
+def test_a_plan_that_fits_one_rank_fits_any_number_and_uses_the_memory(chunk_rows, batch, mib, shuffle, ranks):
+    plan = plan_of(chunk_rows, mib * MIB, batch, shuffle=shuffle, tail="pad")
+    order = plan.order
+    if plan.memory_nbytes(1) <= plan.memory_limit_nbytes:
+        plan.check(ranks)
+        assert plan.memory_nbytes(ranks) <= plan.memory_limit_nbytes
+        if shuffle and order.fill_rows < order.num_rows:
+            assert plan.memory_nbytes(1) > 0.5 * plan.memory_limit_nbytes - 3 * batch * plan.row_nbytes
+    else:
+        with pytest.raises(MemoryLimitError) as caught:
+            plan.check(1)
+        enough = float(re.search(r"pass memory='([\d.]+) MiB'", str(caught.value))[1])
+        plan_of(chunk_rows, int(enough * MIB), batch, shuffle=shuffle, tail="pad").check(1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([0, 1, 30, 100, 800]), min_size=1, max_size=60).filter(sum),
+    st.sampled_from([16, 50]),
+    st.sampled_from([64, 200, 1000]),
+    st.integers(1, 20),
+    st.booleans(),
+)
+def test_every_schedule_fits_the_planned_ring(chunk_rows, batch, kib, ranks, shuffle):
+    plan = plan_of(chunk_rows, kib * 1024, batch, shuffle=shuffle, tail="pad")
+    rows = 0
+    for rank in range(ranks):
+        schedule = make_schedule(
+            plan.order, 0, rank, ranks, ring_steps=plan.ring_steps(ranks), lead_steps=plan.lead_steps(ranks)
+        )
+        assert len(schedule) == 0 or (schedule.last_step - schedule.first_step).max() < plan.ring_steps(ranks)
+        assert (np.diff(schedule.first_step) >= 0).all()
+        rows += int(schedule.pieces[:, 3].sum())
+    assert rows >= plan.order.num_rows
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5, 8, 24, 48])
+def test_decodes_are_as_predicted(ranks):
+    plan = plan_of([65_536] * 512, 1024 * MIB)
+    order = plan.order
+    assert order.num_shards == 24
+    rows = 0
+    for rank in range(ranks):
+        schedule = make_schedule(
+            order, 0, rank, ranks, ring_steps=plan.ring_steps(ranks), lead_steps=plan.lead_steps(ranks)
+        )
+        rows += int(order.chunk_rows[schedule.chunk].sum())
+    assert rows / order.num_rows == pytest.approx(plan.decodes_per_sample(ranks), rel=0.1)
+
+
+def test_shards_grow_with_the_data_and_the_memory():
+    assert plan_of([65_536] * 4, 1024 * MIB).order.num_shards == 1
+    assert plan_of([65_536] * 64, 1024 * MIB).order.num_shards == 8
+    assert plan_of([65_536] * 64, 64 * MIB).order.num_shards == 1
+    assert plan_of([65_536] * 64, 1024 * MIB, shuffle=False).order.num_shards == 1
+    assert plan_of([65_536] * 64, 1024 * MIB, batch=32).order.num_shards == 2
+
+
+def test_small_data_is_shuffled_as_a_whole():
+    plan = plan_of([500], 1024 * MIB, batch=10)
+    assert (plan.order.num_shards, plan.pool_rows) == (1, 500)
+    assert plan.ring_steps(1) == plan.num_steps == 50
+
+
+def test_explain_says_what_it_costs():
+    plan = plan_of([65_536] * 62, 1024 * MIB)
+    lines = plan.explain().splitlines()
+    assert lines[0] == "rows     4,063,232 in 62 chunks"
+    assert lines[1] == "steps    992 of 4,096 samples; every row once"
+    assert re.fullmatch(r"order    shuffled with seed 0; pool of [\d,]+ rows \([\d.]+ chunks\) in \d+ shards", lines[2])
+    assert lines[3] == "reads    635.5 MiB an epoch"
+    assert [line.split()[:2] for line in lines[7:11]] == [["1", "4,096"], ["2", "2,048"], ["4", "1,024"], ["8", "512"]]
+    assert len({len(line) for line in lines[6:11]}) == 1
+    assert "rows left out, others each epoch" in plan_of([65_537], 1024 * MIB).explain()
+    assert "the last 1 rows left out" in plan_of([65_537], 1024 * MIB, shuffle=False).explain()
+
+
+def test_warnings_name_the_remedy():
+    assert plan_of([65_536] * 64, 1024 * MIB).warnings() == []
+    assert "give more memory=" in plan_of([400_000] * 8, 200 * MIB).warnings()[0]
+    assert "write row groups of at least" in plan_of([10] * 100, 200 * MIB).warnings()[0]
+    assert "some get no samples" in plan_of([1000], 200 * MIB, batch=2).warnings(3)[0]
+    assert "each sample is decoded" in plan_of([1000] * 10, 200 * MIB, batch=64).warnings(4)[-1]
+
+
+def test_the_digest_changes_with_what_is_read():
+    def digest(**options):
+        return Loader({"x": np.arange(9.0), "y": np.arange(9)}, **{"global_batch_size": 3, **options}).plan.digest
+
+    assert digest() == digest(rank=1, ranks=2)
+    assert len({digest(), digest(seed=1), digest(global_batch_size=2), digest(target="y"), digest(shuffle=False)}) == 5
+
+
+def test_variable_columns_are_planned_from_a_decoded_chunk():
+    class Lengths:
+        columns = ("text",)
+        fields = make_encoder(pa.schema({"x": pa.float32()})).fields
+
+    text = pa.table({"text": ["x" * 1000] * 50})
+    plan = Loader(text, preparation=Lengths(), global_batch_size=10).plan
+    assert 1000 <= plan.decoded_row_nbytes <= 1010
+
+
+def test_a_million_chunks_are_planned_at_once():
+    plan = plan_of(np.full(1_000_000, 8192), 8 * 1024 * MIB, batch=65_536)
+    assert isinstance(plan, Plan)
+    assert isinstance(plan.order, Order)
+    assert plan.num_steps == 125_000
+    assert plan.decodes_per_sample(1024) < 6
+    plan.check(1024)

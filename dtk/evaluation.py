@@ -1,0 +1,278 @@
+"""Metrics of a task in bounded memory: filled batch by batch, merged over chunks, summed over ranks."""
+
+from __future__ import annotations
+
+import copy
+import math
+import warnings
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor, distributed
+
+from dtk.errors import ArgumentError
+from dtk.preparation import ClassTarget, Target
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it warns of optional packages of its own
+    import torchmetrics
+    from torchmetrics import classification
+
+__all__ = ["BinnedAUROC", "Metrics", "make_metrics"]
+
+_BINS: Final = 2**16  # for two classes, and shared out among more, down to the least
+_LEAST_BINS: Final = 1024
+_MAX_LOG_ODDS: Final = 16.0
+
+
+class BinnedAUROC(torchmetrics.Metric):
+    """Area under the ROC curve from a histogram of log-odds: memory does not grow with the data.
+
+    With two classes, that of the second class; with more, the mean over classes of each against all others. Classes
+    that are absent, or the only ones, have none and are left out; NaN where none is left.
+
+    Parameters
+    ----------
+    num_classes : int
+        At least 2.
+    **options
+        For `torchmetrics.Metric`.
+
+    Notes
+    -----
+    The log-odds of a class are cut at -16 and 16 into 65,536 bins for two classes, and fewer for more, but at least
+    1024. Scores within one bin count as tied, which is the only error: a bin of two classes is 0.0005 wide.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.num_bins = max(_LEAST_BINS, _BINS // max(1, num_classes - 1))
+        self.positives = torch.arange(1 if num_classes == 2 else 0, num_classes)
+        shape = (len(self.positives), 2, self.num_bins)
+        self.add_state("counts", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, outputs: Tensor, target: Tensor) -> None:
+        """Take in a batch.
+
+        Parameters
+        ----------
+        outputs : torch.Tensor
+            Logits [n, classes].
+        target : torch.Tensor
+            int64 [n].
+        """
+        positives = self.positives.to(outputs.device)
+        # float64 and expm1: the rest's chance keeps its digits where a class is all but sure
+        own = torch.log_softmax(outputs.to(torch.float64), dim=1)[:, positives].clamp(max=-1e-12)
+        odds = (own - torch.log(-torch.expm1(own))).clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS)
+        bins = ((odds + _MAX_LOG_ODDS) * (self.num_bins / (2 * _MAX_LOG_ODDS))).long().clamp_(max=self.num_bins - 1)
+        is_positive = (target[:, None] == positives).long()
+        places = (torch.arange(len(positives), device=outputs.device) * 2 + is_positive) * self.num_bins + bins
+        counted = torch.bincount(places.flatten(), minlength=self.counts.numel())
+        self.counts += counted.reshape(self.counts.shape)
+
+    def compute(self) -> Tensor:
+        """Return the area.
+
+        Returns
+        -------
+        torch.Tensor
+            float64 scalar.
+        """
+        negatives, positives = self.counts.to(torch.float64).unbind(dim=1)
+        below = negatives.cumsum(dim=1) - negatives
+        wins = (positives * (below + negatives / 2)).sum(dim=1)
+        pairs = positives.sum(dim=1) * negatives.sum(dim=1)
+        areas = wins[pairs > 0] / pairs[pairs > 0]
+        return areas.mean() if len(areas) else torch.tensor(math.nan, dtype=torch.float64)
+
+
+class Metrics:
+    """All metrics of a task, filled batch by batch.
+
+    Classification has ``accuracy``, ``precision``, ``recall``, ``f1``, ``auroc`` (see `BinnedAUROC`) and ``log_loss``:
+    of the second class where there are two, the mean over classes where there are more. Regression has ``mae``,
+    ``rmse`` and ``r2``.
+
+    Parameters
+    ----------
+    task : str
+        ``"classification"`` or ``"regression"``.
+    num_classes : int
+        At least 2 for a classification.
+    scale : float
+        For a regression: what errors are multiplied with, to be in the target's unit.
+
+    Raises
+    ------
+    ArgumentError
+        If the task is unknown or the classes are fewer than 2.
+
+    Notes
+    -----
+    Every state is a sum, so that merging over chunks and over ranks are both one addition of vectors.
+
+    Examples
+    --------
+    >>> metrics = Metrics("regression")
+    >>> metrics.update(torch.tensor([[1.0], [3.0]]), torch.tensor([1.0, 2.0]))
+    >>> metrics.compute()["mae"]
+    0.5
+    """
+
+    def __init__(self, task: str, *, num_classes: int = 0, scale: float = 1.0) -> None:
+        if task not in ("classification", "regression"):
+            raise ArgumentError(f"task={task!r} must be 'classification' or 'regression'")
+        if task == "classification" and num_classes < 2:
+            raise ArgumentError(f"num_classes={num_classes} must be at least 2")
+        self.task = task
+        self._scale = scale
+        self._log_loss: torchmetrics.Metric | None = None
+        if task == "classification":
+            self._parts = _classification(num_classes)
+        else:
+            self._parts = {
+                "mae": torchmetrics.MeanAbsoluteError(sync_on_compute=False),
+                "rmse": torchmetrics.MeanSquaredError(squared=False, sync_on_compute=False),
+                "r2": torchmetrics.R2Score(sync_on_compute=False),
+            }
+        for part in self._parts.values():
+            part.set_dtype(torch.float64)  # sums over billions of rows
+        self.num_rows = 0
+
+    def update(self, outputs: Tensor, target: Tensor, weight: Tensor | None = None) -> None:
+        """Take in a batch.
+
+        Parameters
+        ----------
+        outputs : torch.Tensor
+            Of the network: logits [n, classes], or standardised numbers [n, 1].
+        target : torch.Tensor
+            int64 codes [n], or float32 standardised numbers [n].
+        weight : torch.Tensor, optional
+            float32 [n]; rows of weight 0 are left out, all others count alike.
+        """
+        outputs, target = outputs.detach(), target.detach()
+        if weight is not None:
+            counts = weight > 0
+            outputs, target = outputs[counts], target[counts]
+        if not len(target):
+            return
+        self.num_rows += len(target)
+        self._to(outputs.device)
+        if self.task == "regression":
+            outputs, target = outputs.reshape(-1).to(torch.float64), target.to(torch.float64)
+            for part in self._parts.values():
+                part.update(outputs, target)
+            return
+        predicted = outputs.argmax(dim=1)
+        for name, part in self._parts.items():
+            if name == "log_loss":
+                part.update(torch.nn.functional.cross_entropy(outputs.float(), target, reduction="none"))
+            else:
+                part.update(outputs if name == "auroc" else predicted, target)
+
+    def merge(self, other: Self) -> None:
+        """Take in what another object has seen.
+
+        Parameters
+        ----------
+        other : Metrics
+            Of the same task; left as it is.
+        """
+        self._load(self._vector() + other._vector().to(self._device))
+
+    def compute(self) -> dict[str, float]:
+        """Return the metrics over all rows of all ranks, where a process group is up; all ranks must call it.
+
+        Returns
+        -------
+        dict
+            Metrics by name; NaN where there are too few rows for one.
+        """
+        total = copy.deepcopy(self)
+        if distributed.is_available() and distributed.is_initialized():
+            vector = total._vector()
+            distributed.all_reduce(vector)
+            total._load(vector)
+        return total._compute_here()
+
+    def _compute_here(self) -> dict[str, float]:
+        results = {}
+        for name, part in self._parts.items():
+            if self.num_rows < (2 if name == "r2" else 1):
+                results[name] = math.nan
+                continue
+            value = float(part.compute())
+            results[name] = value * self._scale if name in ("mae", "rmse") else value
+        return results
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._parts.values())).device
+
+    def _to(self, device: torch.device) -> None:
+        if self._device != device:
+            for part in self._parts.values():
+                part.to(device)
+
+    def _vector(self) -> Tensor:
+        """All states in one float64 vector, which holds counts exactly up to 2**53."""
+        states = [
+            state.to(torch.float64).flatten() for part in self._parts.values() for state in _states(part).values()
+        ]
+        return torch.cat([torch.tensor([self.num_rows], dtype=torch.float64, device=self._device), *states])
+
+    def _load(self, vector: Tensor) -> None:
+        self.num_rows = int(vector[0])
+        start = 1
+        for part in self._parts.values():
+            for name, state in _states(part).items():
+                values = vector[start : start + state.numel()].reshape(state.shape).to(state.dtype)
+                setattr(part, name, values)
+                start += state.numel()
+            part._update_count, part._computed = int(self.num_rows > 0), None
+
+
+def make_metrics(target: Target) -> Metrics:
+    """Make the metrics that suit a target.
+
+    Parameters
+    ----------
+    target : ClassTarget or NumberTarget
+        Fitted.
+
+    Returns
+    -------
+    Metrics
+        Empty; errors of a regression are in the target's unit.
+    """
+    if isinstance(target, ClassTarget):
+        return Metrics("classification", num_classes=len(target.classes))
+    return Metrics("regression", scale=target.scale)
+
+
+def _classification(num_classes: int) -> dict[str, torchmetrics.Metric]:
+    options: dict[str, Any] = {"sync_on_compute": False, "validate_args": False}
+    parts: dict[str, torchmetrics.Metric] = {}
+    if num_classes == 2:
+        parts["accuracy"] = classification.BinaryAccuracy(**options)
+        parts["precision"] = classification.BinaryPrecision(**options)
+        parts["recall"] = classification.BinaryRecall(**options)
+        parts["f1"] = classification.BinaryF1Score(**options)
+    else:
+        parts["accuracy"] = classification.MulticlassAccuracy(num_classes, average="micro", **options)
+        parts["precision"] = classification.MulticlassPrecision(num_classes, average="macro", **options)
+        parts["recall"] = classification.MulticlassRecall(num_classes, average="macro", **options)
+        parts["f1"] = classification.MulticlassF1Score(num_classes, average="macro", **options)
+    parts["auroc"] = BinnedAUROC(num_classes, sync_on_compute=False)
+    parts["log_loss"] = torchmetrics.MeanMetric(sync_on_compute=False, nan_strategy="disable")
+    return parts
+
+
+def _states(part: torchmetrics.Metric) -> dict[str, Tensor]:
+    return {name: state for name, state in part.metric_state.items() if isinstance(state, Tensor)}

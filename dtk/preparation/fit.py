@@ -1,0 +1,271 @@
+"""What one pass over the data collects for preparation: a statistic a column, and one for the target."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final, Protocol, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import types
+
+from dtk.errors import DataError
+from dtk.preparation.columns import (
+    DATE_PARTS,
+    BooleanColumn,
+    CategoryColumn,
+    Column,
+    DateColumn,
+    NumberColumn,
+    is_wide,
+)
+from dtk.preparation.target import ClassTarget, NumberTarget, Target, refuse_missing
+from dtk.preparation.values import as_booleans, as_dates, as_numbers, check_type
+from dtk.statistics import Categories, Moments
+
+__all__ = ["TableFit"]
+
+_MAX_CLASSES: Final = 10_000
+
+
+class _ColumnFit(Protocol):
+    def update(self, values: pa.ChunkedArray) -> None: ...
+    def merge(self, other: Self) -> None: ...
+    def finish(self) -> Column | None: ...
+
+
+class _NumberFit:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.moments = Moments()
+
+    def update(self, values: pa.ChunkedArray) -> None:
+        self.moments.update(_finite(as_numbers(self.name, values)))
+
+    def merge(self, other: Self) -> None:
+        self.moments.merge(other.moments)
+
+    def finish(self) -> NumberColumn | None:
+        if self.moments.count == 0:
+            return None
+        mean, scale = _mean_and_scale(self.moments)
+        low, high = float(self.moments.min), float(self.moments.max)
+        return NumberColumn(self.name, mean, scale, is_wide=is_wide(mean, scale, low, high))
+
+
+class _BooleanFit:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.moments = Moments()
+
+    def update(self, values: pa.ChunkedArray) -> None:
+        self.moments.update(as_booleans(self.name, values))
+
+    def merge(self, other: Self) -> None:
+        self.moments.merge(other.moments)
+
+    def finish(self) -> BooleanColumn | None:
+        return BooleanColumn(self.name, float(self.moments.mean > 0.5)) if self.moments.count else None
+
+
+class _DateFit:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.count = 0
+        self.seen = {part: np.zeros(period, dtype=bool) for part, (_, _, period) in DATE_PARTS.items()}
+
+    def update(self, values: pa.ChunkedArray) -> None:
+        dates = as_dates(self.name, values).drop_null()
+        self.count += len(dates)
+        for part, (read, first, _) in DATE_PARTS.items():
+            self.seen[part][pc.unique(read(dates)).to_numpy(zero_copy_only=False) - first] = True
+
+    def merge(self, other: Self) -> None:
+        self.count += other.count
+        for part, seen in other.seen.items():
+            self.seen[part] |= seen
+
+    def finish(self) -> DateColumn | None:
+        varying = tuple(part for part, seen in self.seen.items() if seen.sum() > 1)
+        return DateColumn(self.name, varying) if self.count else None
+
+
+class _CategoryFit:
+    def __init__(self, name: str, max_categories: int) -> None:
+        self.name = name
+        self.max_categories = max_categories
+        self.categories = Categories()
+
+    def update(self, values: pa.ChunkedArray) -> None:
+        check_type(self.name, values.type, "category")
+        self.categories.update(values)
+
+    def merge(self, other: Self) -> None:
+        self.categories.merge(other.categories)
+
+    def finish(self) -> CategoryColumn | None:
+        # infinite numbers have no place in JSON, and none in a model
+        top = (value for value, _ in self.categories.top(self.max_categories))
+        known = tuple(value for value in top if not isinstance(value, float) or math.isfinite(value))
+        return CategoryColumn(self.name, known) if known else None
+
+
+class _ClassFit:
+    """The classes of a target, each of which is known after the pass."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.categories = Categories()
+
+    def update(self, values: pa.ChunkedArray) -> None:
+        check_type(self.name, values.type, "category")
+        self.categories.update(values)
+
+    def merge(self, other: Self) -> None:
+        self.categories.merge(other.categories)
+
+    def finish(self) -> ClassTarget:
+        refuse_missing(self.name, self.categories.missing)
+        num_classes = self.categories.num_distinct
+        if num_classes > _MAX_CLASSES or not self.categories.is_exact:
+            raise DataError(
+                f"target={self.name!r} has {num_classes} or more classes, and dtk takes up to {_MAX_CLASSES}; "
+                "train a regression on a number, or choose another target"
+            )
+        counts = self.categories.counts
+        values = sorted(counts)
+        if any(isinstance(value, float) and not value.is_integer() for value in values):
+            raise DataError(f"target={self.name!r} holds fractions, which are no classes; train a regression")
+        if len(values) == 1:
+            raise DataError(
+                f"target={self.name!r} has one class ({values[0]!r}), and a classifier needs two; "
+                "choose another target, or more data"
+            )
+        return ClassTarget(self.name, tuple(values), tuple(counts[value] for value in values))
+
+
+class _TargetNumberFit:
+    """The mean and spread of a target that is a number."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.moments = Moments()
+
+    def update(self, values: pa.ChunkedArray) -> None:
+        self.moments.update(as_numbers(self.name, values))
+
+    def merge(self, other: Self) -> None:
+        self.moments.merge(other.moments)
+
+    def finish(self) -> NumberTarget:
+        refuse_missing(self.name, self.moments.missing)
+        if self.moments.num_infinite:
+            raise DataError(
+                f"target={self.name!r} holds {self.moments.num_infinite} infinite values; filter them out first"
+            )
+        return NumberTarget(self.name, *_mean_and_scale(self.moments))
+
+
+class TableFit:
+    """The state that a scan fills for `TablePreparation`.
+
+    Parameters
+    ----------
+    kinds : mapping of str to str
+        The kind of each input.
+    max_categories : int
+        Most categories of a column.
+    target : str, optional
+        The column of the target.
+    task : str, optional
+        ``"classification"`` or ``"regression"``, with a target.
+    """
+
+    def __init__(
+        self, kinds: Mapping[str, str], max_categories: int, target: str | None = None, task: str | None = None
+    ) -> None:
+        self.num_rows = 0
+        self.columns: dict[str, _ColumnFit] = {}
+        for name, kind in kinds.items():
+            if kind == "category":
+                self.columns[name] = _CategoryFit(name, max_categories)
+            else:
+                self.columns[name] = _SIMPLE_FITS[kind](name)
+        self.target: _ClassFit | _TargetNumberFit | None = None
+        if target is not None:
+            self.target = _ClassFit(target) if task == "classification" else _TargetNumberFit(target)
+
+    def update(self, table: pa.Table, first_row: int) -> None:
+        """Take in one chunk.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            Some rows of the data; there may be none.
+        first_row : int
+            Not used.
+        """
+        self.num_rows += table.num_rows
+        for name, fit in self.columns.items():
+            fit.update(table[name])
+        if self.target is not None:
+            self.target.update(table[self.target.name])
+
+    def merge(self, other: TableFit) -> None:
+        """Take in what another state has seen.
+
+        Parameters
+        ----------
+        other : TableFit
+            Of other rows; left as it is.
+        """
+        self.num_rows += other.num_rows
+        for name, fit in self.columns.items():
+            fit.merge(other.columns[name])
+        if self.target is not None:
+            self.target.merge(other.target)  # type: ignore[arg-type]  # of the same class as mine
+
+    def finish_columns(self) -> dict[str, Column | None]:
+        """Return the fitted columns.
+
+        Returns
+        -------
+        dict
+            By name; None for a column without any value.
+        """
+        return {name: fit.finish() for name, fit in self.columns.items()}
+
+    def finish_target(self) -> Target | None:
+        """Return the fitted target.
+
+        Returns
+        -------
+        ClassTarget, NumberTarget or None
+            None without a target.
+
+        Raises
+        ------
+        DataError
+            If values of the target are missing, or it has fewer than two classes.
+        """
+        return None if self.target is None else self.target.finish()
+
+
+_SIMPLE_FITS: Final[dict[str, Any]] = {"number": _NumberFit, "boolean": _BooleanFit, "date": _DateFit}
+
+
+def _finite(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Count infinite values as missing: one of them would make every mean infinite."""
+    if not types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+
+
+def _mean_and_scale(moments: Moments) -> tuple[float, float]:
+    """Return mean and standard deviation; the latter 1 where nothing varies, or the spread has no float64."""
+    if moments.count and moments.min == moments.max:
+        return float(moments.min), 1.0  # a mean of equal values may be off by its rounding
+    scale = moments.std
+    return float(moments.mean), float(scale) if scale > 0 and math.isfinite(scale) else 1.0

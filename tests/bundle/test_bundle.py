@@ -1,0 +1,339 @@
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from distributed import Client, LocalCluster
+from torch import nn
+
+from dtk.bundle import Bundle, load
+from dtk.errors import ArgumentError, BundleError, DataError, NotFoundError
+from dtk.evaluation import make_metrics
+from dtk.models import ModelSchema, ModelSpec, PreparedModel, build
+from dtk.preparation import TablePreparation
+
+
+def make_frame(num_rows: int = 300) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "x": rng.normal(3, 5, num_rows),
+        "carrier": rng.choice(["UA", "AA", "é"], num_rows),
+        "day": pd.date_range("2013-01-01", periods=num_rows, freq="D"),
+        "delay": rng.normal(40, 7, num_rows),
+        "late": rng.random(num_rows) > 0.5,
+        "size": rng.choice(["big", "small", "tiny"], num_rows),
+        "count": rng.integers(0, 3, num_rows),
+    })  # fmt: skip
+    frame.loc[::7, "x"] = np.nan
+    return frame.set_index(pd.RangeIndex(100, 100 + num_rows, name="row"))
+
+
+INPUTS = ["x", "carrier", "day"]
+
+
+def make_bundle(target: str = "late", model: ModelSpec = "mlp", task: str | None = None) -> Bundle:
+    preparation = TablePreparation().fit(make_frame(), inputs=INPUTS, target=target, task=task)
+    fitted = preparation.target
+    assert fitted is not None
+    schema = ModelSchema(len(preparation.features), preparation.cardinalities, fitted.num_outputs)
+    network = build(model, schema, seed=7)
+    return Bundle.from_network(
+        PreparedModel(preparation.as_module(), network),
+        preparation=preparation,
+        target=fitted,
+        model=model,
+        metrics={"auroc": np.float32(0.5), "r2": float("nan")},
+        history=[{"epoch": 0, "loss": 0.7}],
+        plan_digest="abc",
+    )
+
+
+class Net(nn.Module):
+    """A user's network."""
+
+    def __init__(self, schema: ModelSchema) -> None:
+        super().__init__()
+        self.layer = nn.Linear(schema.num_inputs, schema.num_outputs)
+        self.tied = self.layer
+
+    def forward(self, inputs: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs) + codes.sum(dim=1, keepdim=True)
+
+
+def make_net(schema: ModelSchema) -> nn.Module:
+    return Net(schema)
+
+
+@pytest.mark.parametrize(("target", "task"), [("late", None), ("size", None), ("count", "classification")])
+def test_classes_are_predicted_in_the_targets_type(target: str, task: str | None) -> None:
+    frame, bundle = make_frame(), make_bundle(target, task=task)
+    chances = bundle.predict(frame, proba=True)
+    classes = np.sort(frame[target].unique())
+    assert chances.shape == (300, len(classes))
+    np.testing.assert_allclose(chances.sum(axis=1), 1, rtol=1e-12)
+    predicted = bundle.predict(frame)
+    assert predicted.tolist() == classes[chances.argmax(axis=1)].tolist()
+    assert len(set(predicted.tolist())) > 1
+
+
+def test_numbers_are_predicted_in_the_targets_unit() -> None:
+    frame, bundle = make_frame(), make_bundle("delay")
+    predicted = bundle.predict(frame)
+    assert predicted.dtype == np.float64
+    assert predicted.shape == (300,)
+    assert abs(predicted.mean() - 40) < 7
+    expected = np.abs(predicted - frame["delay"]).mean()
+    assert bundle.evaluate(frame)["mae"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_tables_and_dicts_predict_as_pandas_does_in_any_order() -> None:
+    frame, bundle = make_frame(), make_bundle()
+    expected = bundle.predict(frame, proba=True)
+    table = pa.Table.from_pandas(frame, preserve_index=False)
+    for data in (table, table.select(["day", "x", "carrier"]), frame[["carrier", "day", "x"]]):
+        np.testing.assert_array_equal(bundle.predict(data, proba=True), expected)
+
+
+def test_columns_of_an_array_are_named_by_position() -> None:
+    array = np.random.default_rng(0).normal(size=(50, 3))
+    frame = {f"x{position}": array[:, position] for position in range(3)}
+    preparation = TablePreparation().fit({**frame, "y": array.sum(axis=1)}, target="y")
+    network = build("mlp", ModelSchema(3, (), 1))
+    bundle = Bundle.from_network(network, preparation=preparation, target=preparation.target, model="mlp")
+    np.testing.assert_array_equal(bundle.predict(array), bundle.predict(pd.DataFrame(frame)))
+    with pytest.raises(DataError, match="column 'x2' is missing"):
+        bundle.predict(array[:, :2])
+    with pytest.raises(ArgumentError, match="data has 1 dimensions"):
+        bundle.predict(array[0])
+
+
+def refuse_to_compute(dsk: object, keys: object, **options: object) -> None:
+    raise AssertionError("something was computed")
+
+
+@pytest.mark.parametrize("target", ["late", "size", "delay"])
+def test_dask_predictions_are_lazy_with_the_same_index_and_partitions(target: str) -> None:
+    frame, bundle = make_frame(), make_bundle(target)
+    data = dd.from_pandas(frame, npartitions=4)
+    with dask.config.set(scheduler=refuse_to_compute):
+        predicted = bundle.predict(data)
+    assert predicted.divisions == data.divisions
+    assert predicted.name == target
+    result = predicted.compute(scheduler="sync")
+    assert result.dtype == predicted.dtype == pd.Series(frame[target]).dtype
+    assert result.index.equals(frame.index)
+    expected = bundle.predict(frame).tolist()
+    # the last bits of a sum may depend on the number of rows that are multiplied together
+    assert result.tolist() == (pytest.approx(expected, rel=1e-6) if target == "delay" else expected)
+
+
+def test_dask_probabilities_are_a_column_a_class() -> None:
+    frame, bundle = make_frame(), make_bundle("size")
+    chances = bundle.predict(dd.from_pandas(frame, npartitions=3), proba=True)
+    assert list(chances.columns) == ["big", "small", "tiny"]
+    result = chances.compute(scheduler="threads")
+    assert result.dtypes.equals(chances.dtypes)
+    np.testing.assert_allclose(result, bundle.predict(frame, proba=True), rtol=1e-5)
+
+
+def test_the_graph_holds_the_bundle_once() -> None:
+    bundle = make_bundle()
+    graph = bundle.predict(dd.from_pandas(make_frame(), npartitions=20)).optimize().__dask_graph__()
+    nbytes = len(pickle.dumps(dict(graph))) - len(pickle.dumps(make_frame()))
+    assert len(bundle.weights) < nbytes < 2 * len(bundle.weights)
+
+
+def test_empty_partitions_are_fine() -> None:
+    frame, bundle = make_frame(), make_bundle("size")
+    data = dd.from_pandas(frame, npartitions=5)
+    some = data[data["x"] > 9]
+    result = bundle.predict(some).compute(scheduler="sync")
+    assert 0 < len(result) < 60
+    pd.testing.assert_series_equal(result, bundle.predict(data).compute(scheduler="sync").loc[result.index])
+    assert len(bundle.predict(data[data["x"] > 1e9]).compute(scheduler="sync")) == 0
+    assert bundle.predict(frame.iloc[:0]).shape == (0,)
+    assert bundle.predict(frame.iloc[:0], proba=True).shape == (0, 3)
+
+
+def test_wrong_data_is_refused_before_anything_runs() -> None:
+    frame, bundle = make_frame(), make_bundle()
+    for data in (frame, dd.from_pandas(frame, npartitions=2)):
+        with pytest.raises(DataError, match="column 'x' holds .*string, where numbers are expected"):
+            bundle.predict(data.assign(x="7"))
+        with pytest.raises(DataError, match="column 'carrier' is missing in the data; did you mean 'carier'"):
+            bundle.predict(data.rename(columns={"carrier": "carier"}))
+    with pytest.raises(ArgumentError, match="proba=True needs classes"):
+        make_bundle("delay").predict(frame, proba=True)
+
+
+def test_unseen_categories_and_missing_values_are_predicted() -> None:
+    frame = make_frame(4).assign(carrier=["ZZ", None, "UA", "UA"], x=np.nan)
+    assert make_bundle().predict(frame).shape == (4,)
+
+
+def test_evaluation_is_the_same_for_every_chunking() -> None:
+    frame, bundle = make_frame(), make_bundle("size")
+    metrics = make_metrics(bundle.target)
+    codes = torch.from_numpy(bundle.target.encode(pa.array(frame["size"])))
+    metrics.update(torch.log(torch.from_numpy(bundle.predict(frame, proba=True))), codes)
+    expected = metrics.compute()
+    assert bundle.evaluate(frame) == pytest.approx(expected, rel=1e-6)
+    assert bundle.evaluate(dd.from_pandas(frame, npartitions=7)) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(DataError, match="column 'size' is missing"):
+        bundle.evaluate(frame.drop(columns="size"))
+    with pytest.raises(DataError, match="target='size' holds 'huge'"):
+        bundle.evaluate(frame.assign(size="huge"))
+
+
+@pytest.mark.parametrize("target", ["late", "size", "delay"])
+def test_round_trip_predicts_the_same_bit_for_bit(target: str, tmp_path: Path) -> None:
+    bundle = make_bundle(target, {"name": "mlp", "hidden": (8, 4), "norm": "layer", "dropout": 0.3})
+    bundle.save(tmp_path / "late.bundle")
+    again = load(tmp_path / "late.bundle")
+    proba = target != "delay"
+    np.testing.assert_array_equal(again.predict(make_frame(), proba=proba), bundle.predict(make_frame(), proba=proba))
+    assert again.digest == bundle.digest
+    assert again.target == bundle.target
+    assert again.history == bundle.history
+    assert again.plan_digest == "abc"
+    assert again.metrics["auroc"] == 0.5
+    assert np.isnan(again.metrics["r2"])
+    assert again.versions["torch"] == torch.__version__
+    assert sorted(os.listdir(tmp_path / "late.bundle")) == ["bundle.json", "weights.safetensors"]
+    assert os.listdir(tmp_path) == ["late.bundle"]
+
+
+def test_pickled_bundles_predict_the_same() -> None:
+    bundle = make_bundle()
+    bundle.predict(make_frame())
+    again = pickle.loads(pickle.dumps(bundle))
+    np.testing.assert_array_equal(again.predict(make_frame(), proba=True), bundle.predict(make_frame(), proba=True))
+    assert again.prepared_model() is bundle.prepared_model()  # built once a process
+    assert len(pickle.dumps(bundle)) < len(bundle.weights) + 10_000
+
+
+@pytest.mark.parametrize("module", [Net, make_net, "instance"])
+def test_networks_of_the_user_are_given_again(module: object, tmp_path: Path) -> None:
+    schema = ModelSchema(5, (4,), 2)
+    spec = Net(schema) if module == "instance" else module
+    bundle = make_bundle(model=spec)
+    bundle.save(tmp_path / "mine")
+    with pytest.raises(BundleError, match=r"network of your own, .* module="):
+        load(tmp_path / "mine")
+    again = load(tmp_path / "mine", module=spec)
+    np.testing.assert_array_equal(again.predict(make_frame(), proba=True), bundle.predict(make_frame(), proba=True))
+    with pytest.raises(BundleError, match="the weights do not fit .* give the module= that was trained"):
+        load(tmp_path / "mine", module=nn.Linear(5, 3))
+
+
+def test_modules_that_are_not_needed_are_refused(tmp_path: Path) -> None:
+    make_bundle().save(tmp_path / "mlp")
+    with pytest.raises(ArgumentError, match="is not needed: the bundle builds its mlp itself"):
+        load(tmp_path / "mlp", module=Net)
+
+
+def test_bundles_are_replaced_only_when_asked(tmp_path: Path) -> None:
+    path = tmp_path / "some" / "late.bundle"
+    make_bundle("late").save(path)
+    with pytest.raises(ArgumentError, match="is there already; choose another, or give overwrite=True"):
+        make_bundle("size").save(path)
+    assert load(path).target.name == "late"
+    make_bundle("size").save(path, overwrite=True)
+    assert load(path).target.name == "size"
+    assert os.listdir(path.parent) == ["late.bundle"]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(ArgumentError, match="is no bundle, and overwrite=True replaces nothing else"):
+        make_bundle().save(tmp_path / "mine", overwrite=True)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors"])
+@pytest.mark.parametrize("damage", [truncate, flip, Path.unlink])
+def test_damage_is_named(name: str, damage: Callable[[Path], None], tmp_path: Path) -> None:
+    make_bundle().save(tmp_path / "late.bundle")
+    damage(tmp_path / "late.bundle" / name)
+    with pytest.raises(BundleError, match=f"late.bundle/{name} is (damaged|missing)"):
+        load(tmp_path / "late.bundle")
+
+
+def test_missing_newer_and_foreign_bundles_are_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="there is no bundle; check the path"):
+        load(tmp_path / "none")
+    make_bundle().save(tmp_path / "new")
+    description = tmp_path / "new" / "bundle.json"
+    state = json.loads(description.read_text())
+    description.write_text(json.dumps({**state, "version": 2}))
+    with pytest.raises(BundleError, match="bundle.json is of version 2, and this dtk reads up to 1; update dtk"):
+        load(tmp_path / "new")
+    description.write_text(json.dumps({"name": "something else"}))
+    with pytest.raises(BundleError, match="is no description of a bundle"):
+        load(tmp_path / "new")
+    shutil.rmtree(tmp_path / "new")
+    (tmp_path / "new").write_text("a file")
+    with pytest.raises(BundleError, match="is missing; give the directory"):
+        load(tmp_path / "new")
+
+
+def test_a_bundle_without_a_target_returns_what_the_network_does() -> None:
+    network = nn.Linear(2, 3)
+    preparation = TablePreparation.raw(["b", "a"])
+    bundle = Bundle.from_network(
+        network, preparation=preparation, target=None, model=network, schema=ModelSchema(2, (), 3)
+    )
+    frame = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    with torch.inference_mode():
+        expected = network(torch.tensor([[3.0, 1.0], [4.0, 2.0]])).double().numpy()
+    np.testing.assert_array_equal(bundle.predict(frame), expected)
+    lazy = bundle.predict(dd.from_pandas(frame, npartitions=1))
+    assert list(lazy.columns) == ["output0", "output1", "output2"]
+    np.testing.assert_array_equal(lazy.compute(scheduler="sync"), expected)
+    with pytest.raises(ArgumentError, match="evaluate needs a target"):
+        bundle.evaluate(frame)
+    with pytest.raises(ArgumentError, match="schema=None needs a target"):
+        Bundle.from_network(network, preparation=preparation, target=None, model=network)
+
+
+def test_repr_is_short() -> None:
+    assert repr(make_bundle()) == "Bundle(mlp for 'late', 3 columns, auroc 0.5, r2 nan)"
+
+
+def test_workers_build_the_network_once(tmp_path: Path) -> None:
+    frame, bundle = make_frame(), make_bundle("size")
+    frame.to_parquet(tmp_path / "data.parquet", row_group_size=50)
+    cluster = LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address=None)
+    with cluster, Client(cluster) as client:
+        data = dd.from_pandas(frame, npartitions=6)
+        predicted = bundle.predict(data).compute()
+        evaluated = bundle.evaluate(dd.read_parquet(tmp_path))
+        built = client.run(count_models)
+    assert predicted.tolist() == bundle.predict(frame).tolist()
+    assert predicted.index.equals(frame.index)
+    assert evaluated == pytest.approx(bundle.evaluate(frame), rel=1e-6)
+    assert list(built.values()) == [1]
+
+
+def count_models() -> int:
+    return len(importlib.import_module("dtk.bundle.bundle")._models)

@@ -47,6 +47,10 @@ class DataError(DtkError, ValueError):
 class NotFoundError(DataError, FileNotFoundError):
     """Nothing is at the given path."""
 
+    __new__ = (
+        FileNotFoundError.__new__
+    )  # distributed unpickles with the first __new__ found, which would be ValueError's
+
 
 class SourceError(DtkError, TypeError):
     """An expression cannot be read block by block in the ranks; spool it first."""
@@ -58,6 +62,8 @@ class BundleError(DtkError, ValueError):
 
 class MemoryLimitError(DtkError, MemoryError):
     """A plan or a process needs more memory than its share."""
+
+    __new__ = Exception.__new__  # type: ignore[assignment]  # for the same reason
 
 
 class ClusterError(DtkError, RuntimeError):

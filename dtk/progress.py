@@ -41,6 +41,7 @@ class Progress:
         self._start = time.monotonic()
         self._shown = self._start
         self._done = 0
+        self._first: tuple[float, int] | None = None  # the start may take long, and says nothing of what follows
         self._figures = ""
         self._bar: RichProgress | None = None
         self._task: Any = None
@@ -74,6 +75,7 @@ class Progress:
             A few figures to show beside it, for example ``"loss 0.41, 120k samples/s"``.
         """
         self._done, self._figures = done, figures or self._figures
+        self._first = self._first or (time.monotonic(), done)
         if self._bar is not None:
             self._bar.update(self._task, completed=done, figures=self._figures)
         elif self.enabled and time.monotonic() - self._shown >= self._every_s:
@@ -105,7 +107,8 @@ class Progress:
         elapsed_s = time.monotonic() - self._start
         share = f"{self._done}/{self.total}" if self.total else str(self._done)
         left = ""
-        if self.total and 0 < self._done < self.total:
-            left = f", {elapsed_s / self._done * (self.total - self._done):.0f} s left"
+        if self.total and self._first is not None and self._first[1] < self._done < self.total:
+            since_s, since_done = time.monotonic() - self._first[0], self._done - self._first[1]
+            left = f", {since_s / since_done * (self.total - self._done):.0f} s left"
         figures = f", {self._figures}" if self._figures else ""
         print(f"{self.label}: {share} in {elapsed_s:.0f} s{left}{figures}", file=sys.stderr, flush=True)

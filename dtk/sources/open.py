@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open", "open_source"]
 
-PARTITION_NBYTES: Final = 128 * 2**20
+PARTITION_NBYTES: Final = 64 * 2**20
+TEXT_NBYTES: Final = 32  # of a value of a column without a fixed width, as a guess
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
 CSV_LEAST_ROWS: Final = 1000
 INDEX_COLUMN: Final = "__index_level_"  # pandas stores an index without a name so
@@ -141,14 +142,37 @@ def _open_parquet(listing: Listing, columns: Sequence[str] | None) -> dd.DataFra
 
 
 def _partitioning(footers: Sequence[Footer]) -> dict[str, Any]:
-    """Choose partitions of about 128 MiB before compression: several row groups, a file, or several files."""
-    nbytes = sum(int(footer.decoded_nbytes.sum()) for footer in footers)
+    """Choose partitions of about 64 MiB in memory: several row groups, a file, or several files.
+
+    What a row takes in memory is told by the columns' types. The footers' own sums may be a tenth of it, where columns
+    are dictionary-encoded.
+    """
+    num_rows = sum(int(footer.group_rows.sum()) for footer in footers)
     num_groups = sum(len(footer.group_rows) for footer in footers)
-    if nbytes / len(footers) > PARTITION_NBYTES:
-        return {"split_row_groups": max(1, int(PARTITION_NBYTES / (nbytes / num_groups)))}
-    if len(footers) > 1 and nbytes / len(footers) < PARTITION_NBYTES / 8:
-        return {"split_row_groups": "adaptive", "blocksize": PARTITION_NBYTES, "aggregate_files": True}
+    encoded_nbytes = sum(int(footer.decoded_nbytes.sum()) for footer in footers)
+    rows = max(1, int(PARTITION_NBYTES / _row_nbytes(footers[0].schema)))
+    if num_rows / len(footers) > rows:
+        return {"split_row_groups": max(1, int(rows / (num_rows / num_groups)))}
+    if len(footers) > 1 and num_rows / len(footers) < rows / 8:
+        blocksize = max(1, int(rows * encoded_nbytes / num_rows))
+        return {"split_row_groups": "adaptive", "blocksize": blocksize, "aggregate_files": True}
     return {"split_row_groups": False}
+
+
+def _row_nbytes(schema: pa.Schema) -> float:
+    """Estimate what a row takes in a pandas frame.
+
+    >>> _row_nbytes(pa.schema({"x": pa.float32(), "name": pa.string()}))
+    36.0
+    """
+    return sum(TEXT_NBYTES if _is_variable(kind) else kind.bit_width / 8 for kind in schema.types) or 1.0
+
+
+def _is_variable(kind: pa.DataType) -> bool:
+    try:
+        return not kind.bit_width
+    except ValueError:
+        return True
 
 
 def _open_csv(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:

@@ -11,7 +11,7 @@ import pandas as pd
 from dask._task_spec import DataNode, GraphNode
 from dask.dataframe.dask_expr.io.io import BlockwiseIO
 
-__all__ = ["ChunkFrame", "Program"]
+__all__ = ["Program"]
 
 
 class ChunkFrame(BlockwiseIO):

@@ -14,8 +14,10 @@ import dask.dataframe as dd
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from dask._expr import Expr
 from dask.base import tokenize
 from dask.callbacks import Callback
+from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.delayed import delayed
 from dask.utils import parse_bytes
 
@@ -74,9 +76,10 @@ def write_parquet(
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise ArgumentError(f"frame has the column {repeated[0]!r} twice; rename one")
+    identity = _identity(table.expr, {})
     table = table.optimize()
     schema = arrow_schema(table._meta)
-    token = tokenize(table._name, str(schema), row_group_rows)[:16]
+    token = tokenize(identity, str(schema), row_group_rows)[:16]
     partial_path = f"{target}.partial-{token}"
     os.makedirs(partial_path, exist_ok=True)
     write = partial(_write_part, directory=partial_path, schema=schema, row_group_rows=row_group_rows)
@@ -122,6 +125,27 @@ def _as_frame(frame: Any) -> dd.DataFrame:
         columns={name: str(name) for name in frame.columns if not isinstance(name, str)}
     )
     return renamed
+
+
+def _identity(expr: Any, known: dict[str, str]) -> str:
+    """Hash an expression so that another process comes to the same: Dask's name of a Parquet read holds state."""
+
+    def stable(operand: Any) -> Any:
+        if isinstance(operand, Expr):
+            return _identity(operand, known)
+        if isinstance(operand, (list, tuple)):
+            return [stable(item) for item in operand]
+        return {key: stable(item) for key, item in operand.items()} if isinstance(operand, dict) else operand
+
+    if expr._name not in known:
+        parts: list[Any] = [type(expr).__qualname__]
+        operands = list(expr.operands)
+        if isinstance(expr, ReadParquet):
+            parts.append(expr.checksum)  # of the files' sizes and times
+            caches = ("_dataset_info_cache", "_pq_length_stats")
+            operands = [expr.operand(name) for name in expr._parameters if name not in caches]
+        known[expr._name] = tokenize(*parts, *map(stable, operands))
+    return known[expr._name]
 
 
 def _run(write: Any, parts: list[Any], progress: bool) -> None:

@@ -86,7 +86,7 @@ class Fails:
 def test_interrupted_write_goes_on_where_it_stopped(tmp_path):
     (tmp_path / "broken").touch()
     data = collection().map_partitions(Fails(tmp_path), meta=make_frame(2).iloc[:0])
-    with dask.config.set(num_workers=1), pytest.raises(RuntimeError, match="broken"):
+    with dask.config.set(num_workers=2), pytest.raises(RuntimeError, match="broken"):
         write_parquet(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "broken").unlink()

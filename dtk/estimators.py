@@ -234,10 +234,10 @@ class _TorchEstimator(BaseEstimator):
         )
 
     def _table(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> _Table:
-        if isinstance(X, np.ndarray | pd.DataFrame | list) or (not _is_lazy(X) and hasattr(X, "__array__")):
-            return self._table_in_memory(X, y, sample_weight, reset=reset)
         if isinstance(X, Loader):
             raise ArgumentError("X is a Loader; train on it with dtk.train(module, loader)")
+        if not _is_lazy(X):
+            return self._table_in_memory(X, y, sample_weight, reset=reset)
         frame = _opened(X)
         names = list(getattr(frame, "column_names", None) or frame.columns)
         target = _column(y if y is not None else self.target, TARGET, "y" if y is not None else "target", names)
@@ -424,9 +424,10 @@ class TorchClassifier(ClassifierMixin, _TorchEstimator):
         self.classes_ = target.labels
 
     def _checked_target(self, y: Any, num_rows: int) -> NDArray[Any]:
-        from sklearn.utils import check_consistent_length, column_or_1d
+        from sklearn.utils import assert_all_finite, check_consistent_length, column_or_1d
 
         y = column_or_1d(y, warn=True)
+        assert_all_finite(y, input_name="y")
         check_consistent_length(y, np.empty(num_rows))
         check_classification_targets(y)
         return np.asarray(y)
@@ -515,12 +516,17 @@ class TorchRegressor(RegressorMixin, _TorchEstimator):
 
 def _is_lazy(X: Any) -> bool:
     """Tell what is read by the loader from what scikit-learn's checks may look into."""
+    if hasattr(X, "tocsr"):  # scikit-learn's to refuse; some sparse matrices are mappings, too
+        return False
     return isinstance(X, str | os.PathLike | pa.Table | Mapping) or hasattr(X, "dask") or hasattr(X, "data_vars")
 
 
 def _opened(X: Any) -> Any:
-    if hasattr(X, "data_vars"):
-        raise DataError("X is an xarray Dataset, and this estimator takes tables; give X.to_dask_dataframe()")
+    if hasattr(X, "data_vars") or (hasattr(X, "dask") and not hasattr(X, "columns")):
+        raise DataError(
+            f"X is a {type(X).__name__}, and this estimator takes tables; write it as one with dtk.write_parquet, "
+            "for example of dask.dataframe.from_dask_array(X), and open that"
+        )
     if isinstance(X, str | os.PathLike):
         from dtk.sources import open as open_data
 

@@ -12,21 +12,28 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 @pytest.fixture(scope="session")
 def cluster():
-    """Two workers of one thread each, for the whole session."""
-    from distributed.client import _set_global_client
+    """Two workers of one thread each, for the whole session; their ranks may hold 1.5 GiB each."""
+    from distributed import LocalCluster
 
-    from dtk.runtime import connect
-
-    with connect(workers=2, threads=1, memory="3 GiB", dashboard="127.0.0.1:0") as client:
-        _set_global_client(None)  # current only in the tests that ask for it
-        yield client
+    with LocalCluster(
+        n_workers=2,
+        threads_per_worker=1,
+        memory_limit=3 * 2**29,
+        dashboard_address="127.0.0.1:0",
+        host="127.0.0.1",
+        env={"DTK_RANK_MEMORY_NBYTES": str(3 * 2**29)},
+        preload=["dtk.runtime.worker_preload"],
+    ) as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def client(cluster):
-    """The shared cluster's client, current for one test."""
-    with cluster.as_current():
-        yield cluster
+    """A client of the shared cluster, current for one test, and not made by dtk."""
+    from distributed import Client
+
+    with Client(cluster) as client:
+        yield client
 
 
 @pytest.fixture

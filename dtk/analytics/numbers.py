@@ -76,7 +76,7 @@ def show_share(share: float) -> str:
 
 
 def show_number(number: float | None) -> str:
-    """Write a number with at most five significant digits, and whole ones below a billion in full.
+    """Write a number with at most five significant digits; below a billion, all digits before the point are written.
 
     Parameters
     ----------
@@ -90,14 +90,14 @@ def show_number(number: float | None) -> str:
 
     Examples
     --------
-    >>> show_number(336776), show_number(3.14159265), show_number(1.5e12), show_number(None)
-    ('336,776', '3.1416', '1.5e+12', '')
+    >>> show_number(336776), show_number(1349.123), show_number(336775.5), show_number(1.5e12), show_number(None)
+    ('336,776', '1,349.1', '336,776', '1.5e+12', '')
     """
     if number is None:
         return ""
-    if math.isfinite(number) and float(number).is_integer() and abs(number) < 1e9:
-        return f"{int(number):,}"
-    return f"{number:.5g}"
+    if abs(number) < 1e9 and (abs(number) >= 1e5 or float(number).is_integer()):
+        return f"{number:,.0f}"
+    return f"{number:,.5g}"
 
 
 def show_value(value: Value) -> str:

@@ -11,6 +11,7 @@ from dtk.analytics.columns import ColumnProfile
 from dtk.analytics.numbers import show_count, show_number, show_share, show_value
 
 if TYPE_CHECKING:
+    from bokeh.models import TickFormatter
     from bokeh.plotting import figure
 
     from dtk.analytics.report import Report
@@ -21,14 +22,14 @@ MAX_PLOTS: Final = 100
 MAX_MATRIX: Final = 40
 _MAX_LABEL: Final = 24
 _BAR: Final[dict[str, Any]] = {"fill_color": "#4c86c6", "line_color": None}
-_GREY: Final = "#808890"  # for lines and text of plots: legible on white and on black
+_GREY: Final = "#757d86"  # for lines and text of plots: legible on a light and on a dark card
 # the browser itself then refuses whatever a hostile value might make the page load
 _POLICY: Final = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; font-src data:"
 )
 _STYLE: Final = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --faint: #69707a; --line: #d9dde2; --card: #f6f8fa;
-  --warn: #9a5b00; }
+  --warn: #9a5b00; --bar: #4c86c6; }
 @media (prefers-color-scheme: dark) { :root { --back: #14171b; --text: #e4e7eb; --faint: #98a0aa; --line: #343a42;
   --card: #1c2026; --warn: #e5a94b; } }
 * { box-sizing: border-box; }
@@ -37,20 +38,26 @@ body { margin: 0 auto; max-width: 78rem; padding: 1.5rem; background: var(--back
 h1 { font-size: 1.5rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2rem 0 .6rem; }
 h3 { font-size: 1rem; margin: 0; overflow-wrap: anywhere; }
 .faint, h3 small { color: var(--faint); font-weight: normal; }
-.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .87rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; max-width: 20rem; overflow: hidden; text-overflow: ellipsis; }
-td a { color: inherit; }
+td:first-child { position: sticky; left: 0; background: var(--back); } td a { color: inherit; }
+.overview :is(th, td):nth-child(2) { text-align: left; }
 .warnings { border-left: 3px solid var(--warn); padding: .1rem 1rem; list-style: none; margin: 0;
   overflow-wrap: anywhere; }
 .warnings b { color: var(--warn); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(21rem, 1fr)); gap: 1rem; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: .8rem; min-width: 0; }
+.card:target { border-color: var(--bar); }
 .card dl { display: grid; grid-template-columns: auto 1fr auto 1fr; gap: 0 .6rem; margin: .4rem 0 0;
-  font-size: .82rem; }
-.card dt { color: var(--faint); } .card dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
-.matrix th, .matrix td { padding: .15rem .35rem; font-size: .75rem; max-width: 8rem; overflow: hidden;
-  text-overflow: ellipsis; }
+  font-size: .82rem; font-variant-numeric: tabular-nums; }
+.card dt { color: var(--faint); } .card dt:nth-of-type(even) { padding-left: .8rem; }
+.card dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
+.matrix :is(th, td) { padding: 0; font-size: .75rem; border: 0; vertical-align: bottom; }
+.matrix span { display: block; padding: .2rem .3rem; overflow: hidden; text-overflow: ellipsis; }
+.matrix th span { writing-mode: vertical-rl; transform: rotate(180deg); margin-left: auto; max-height: 9rem;
+  text-align: left; }
 """
 
 
@@ -100,7 +107,7 @@ def _overview(report: Report) -> Iterable[str]:
     names = links if report.columns else [escape(row[0]) for row in rows]
     body = [[name, *map(escape, row[1:])] for name, row in zip(names, rows, strict=True)]
     yield "<h2>Overview</h2>"
-    yield _table(heads, body)
+    yield _table(heads, body, css="wide overview")
 
 
 def _dims(report: Report) -> Iterable[str]:
@@ -141,10 +148,10 @@ def _figures(column: ColumnProfile) -> list[tuple[str, str]]:
         ("distinct", distinct if column.distinct_is_exact else f">= {distinct}"),
         ("mean", show_number(column.mean)),
         ("std", show_number(column.std)),
-        ("min", show_value(column.min)),
-        ("max", show_value(column.max)),
+        ("min", _show(column, column.min)),
+        ("max", _show(column, column.max)),
         *(
-            (f"{float(share):.0%}", show_value(value))
+            (f"{float(share):.0%}", _show(column, value))
             for share, value in quantiles.items()
             if share not in ("0.01", "0.99")
         ),
@@ -157,22 +164,28 @@ def _figures(column: ColumnProfile) -> list[tuple[str, str]]:
     ]
 
 
+def _show(column: ColumnProfile, value: Any) -> str:
+    """Write a value so that a time breaks between its date and its hour."""
+    return show_value(value).replace("T", " ") if column.kind == "date" else show_value(value)
+
+
 def _matrix(report: Report) -> Iterable[str]:
     if report.correlations is None:
         return
     names = report.correlations.columns[:MAX_MATRIX]
     rows = []
     for name, values in zip(names, report.correlations.values.tolist(), strict=False):
-        cells = [escape(name)]
+        cells = [f"<span>{escape(name)}</span>"]
         for value in values[: len(names)]:
             if math.isnan(value):
                 cells.append("")
                 continue
             colour = "76, 134, 198" if value >= 0 else "214, 96, 77"
-            cells.append(f'<span style="background: rgba({colour}, {abs(value):.2f})">{value:.2f}</span>')
+            shown = round(value, 2) + 0.0  # and not -0.00
+            cells.append(f'<span style="background: rgba({colour}, {abs(value):.2f})">{shown:.2f}</span>')
         rows.append(cells)
     yield "<h2>Correlations</h2>"
-    yield _table(["", *map(escape, names)], rows, css="wide matrix")
+    yield _table(["", *(f"<span>{escape(name)}</span>" for name in names)], rows, css="wide matrix")
     if len(names) < len(report.correlations.columns):
         yield f'<p class="faint">The first {MAX_MATRIX} of {len(report.correlations.columns)} columns.</p>'
 
@@ -195,23 +208,54 @@ def _embed(report: Report) -> tuple[str, dict[str, str]]:
 
 
 def _histogram(column: ColumnProfile) -> figure:
-    from bokeh.models import DataRange1d
+    from bokeh.models import BasicTicker, DataRange1d, DatetimeTicker, Range1d
 
-    edges = list(column.histogram_edges)
-    if len(edges) == 2 and edges[0] == edges[1]:  # one value: a bar needs a width
-        edges = [edges[0] - 0.5, edges[1] + 0.5]
-    plot = _figure(x_axis_type="datetime" if column.kind == "date" else "linear", y_range=DataRange1d(start=0))
-    plot.quad(left=edges[:-1], right=edges[1:], bottom=0, top=list(column.histogram_counts), **_BAR)
+    edges, counts = list(column.histogram_edges), list(column.histogram_counts)
+    if len(counts) == 1:  # one value, at a place of our choice: a bar needs a width, and the axis only this label
+        value = column.min if column.kind == "date" else edges[0] / 2 + edges[1] / 2
+        plot = _figure(x_range=Range1d(start=-1, end=1), y_range=DataRange1d(start=0))
+        plot.xaxis.ticker = [0]
+        plot.xaxis.major_label_overrides = {0: _label(value)}
+        edges = [-0.2, 0.2]
+    elif column.kind == "date":
+        plot = _figure(x_axis_type="datetime", y_range=DataRange1d(start=0))
+        plot.xaxis.ticker = DatetimeTicker(desired_num_ticks=4)  # more of their long labels would touch
+    else:
+        plot = _figure(y_range=DataRange1d(start=0))
+        plot.xaxis.formatter, num_ticks = _ticks(edges[0], edges[-1])
+        plot.xaxis.ticker = BasicTicker(desired_num_ticks=num_ticks)
+    plot.yaxis.ticker = BasicTicker(desired_num_ticks=4)
+    plot.yaxis.formatter = _short_numbers()
+    plot.quad(left=edges[:-1], right=edges[1:], bottom=0, top=counts, **_BAR)
     return plot
+
+
+def _ticks(low: float, high: float) -> tuple[TickFormatter, int]:
+    """Return how to write ticks, and how many have room; large ones are short, as 20k, where that tells them apart."""
+    from bokeh.models import BasicTickFormatter
+
+    largest = max(abs(low), abs(high))
+    is_narrow = high - low < largest / 100
+    if 1e4 <= largest < 1e15 and not is_narrow:
+        return _short_numbers(), 6
+    return BasicTickFormatter(), 6 if 1e-3 < largest < 1e5 and not is_narrow else 3
+
+
+def _short_numbers() -> TickFormatter:
+    from bokeh.models import NumeralTickFormatter
+
+    return NumeralTickFormatter(format="0.[000]a")
 
 
 def _bars(column: ColumnProfile) -> figure:
     """Draw the most frequent values, the first on top."""
-    from bokeh.models import DataRange1d
+    from bokeh.models import BasicTicker, DataRange1d
 
     top = column.top[::-1]
     plot = _figure(height=max(90, 22 * len(top) + 40), x_range=DataRange1d(start=0))
     plot.hbar(y=list(range(len(top))), right=[count for _, count in top], height=0.75, **_BAR)
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=4)
+    plot.xaxis.formatter = _short_numbers()
     plot.yaxis.ticker = list(range(len(top)))
     plot.yaxis.major_label_overrides = {at: _label(value) for at, (value, _) in enumerate(top)}
     plot.ygrid.visible = False
@@ -226,7 +270,6 @@ def _label(value: Any) -> str:
 
 
 def _figure(**options: Any) -> figure:
-    from bokeh.models import NumeralTickFormatter
     from bokeh.plotting import figure
 
     settings: dict[str, Any] = {
@@ -244,7 +287,4 @@ def _figure(**options: Any) -> figure:
     for axis in plot.axis:
         axis.major_label_text_color = axis.axis_line_color = axis.major_tick_line_color = _GREY
         axis.minor_tick_line_color = None
-    if options.get("x_axis_type") != "datetime":
-        plot.xaxis.formatter = NumeralTickFormatter(format="0.[000]a")
-    plot.yaxis.formatter = NumeralTickFormatter(format="0.[0]a")
     return plot

@@ -157,6 +157,11 @@ class Loader:
 
         Made at the first look: from metadata, or by one pass over the filter's columns where a row filter hides how
         many rows there are.
+
+        Returns
+        -------
+        Plan
+            The same for all ranks.
         """
         if self._plan is None:
             self._source = counted(self._source)

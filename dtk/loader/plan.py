@@ -295,6 +295,10 @@ class Plan:
         lines += [f"warning: {text}" for text in self.warnings(ranks[0] if len(ranks) == 1 else 1)]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        rows, steps, batch = self.order.num_rows, self.num_steps, self.order.global_batch_size
+        return f"Plan({rows:,} rows in {self.num_chunks:,} chunks, {steps:,} steps of {batch:,} samples)"
+
     @property
     def _span_steps(self) -> int:
         """The most steps that one fill reaches over."""
@@ -404,8 +408,12 @@ def _lead_steps(span: int, rank_shards: int) -> int:
 
 
 def _decode_nbytes(chunk_rows: np.ndarray[Any, np.dtype[np.int64]], row_nbytes: float, limit_nbytes: int) -> int:
-    """Return a quarter of the limit, or what the largest chunk takes: neither depends on this machine's threads."""
-    return max(limit_nbytes // 4, math.ceil(int(chunk_rows.max(initial=0)) * row_nbytes))
+    """Return a quarter of the limit, but no more than all chunks take, and no less than the largest one.
+
+    It does not depend on this machine's threads.
+    """
+    total, largest = (math.ceil(int(rows) * row_nbytes) for rows in (chunk_rows.sum(), chunk_rows.max(initial=0)))
+    return max(min(limit_nbytes // 4, total), largest)
 
 
 def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:

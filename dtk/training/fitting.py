@@ -17,7 +17,7 @@ from dtk.loader import Loader
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, Target
 from dtk.training.loop import Recipe
-from dtk.training.losses import Loss, resolve_loss
+from dtk.training.losses import Loss, resolve_loss, weighted_sum
 from dtk.training.run import TrainingReport, run_recipe
 
 __all__ = ["OPTIMIZERS", "Optimizer", "fit_network", "resolve_optimizer", "train"]
@@ -203,9 +203,11 @@ def fit_network(
         raise ArgumentError("validation trims rows, so its metrics would not be exact; make it with tail='pad'")
     check_model(network, ModelSchema(len(preparation.feature_names), preparation.cardinalities, target.num_outputs))
     prepared = PreparedModel(preparation.as_module(), network)
+    loss = resolve_loss(loss)
+    _check_loss(loss, target)
     recipe = Recipe(
         module=prepared,
-        loss=resolve_loss(loss),
+        loss=loss,
         optimizer=optimizer,
         epochs=epochs,
         patience=patience,
@@ -256,6 +258,19 @@ def resolve_optimizer(optimizer: str | Optimizer, learning_rate: float) -> Optim
     if not learning_rate > 0:
         raise ArgumentError(f"learning_rate={learning_rate!r} must be more than 0")
     return partial(OPTIMIZERS[optimizer], lr=learning_rate)
+
+
+def _check_loss(loss: Loss, target: Target) -> None:
+    """Refuse a loss that does not give one value a sample, by two samples of zeros."""
+    outputs = torch.zeros(2, target.num_outputs)
+    zeros = torch.zeros(2, dtype=torch.int64 if isinstance(target, ClassTarget) else torch.float32)
+    try:
+        losses = loss(outputs, zeros)
+    except Exception as error:
+        raise ArgumentError(
+            f"loss fails on outputs [2, {target.num_outputs}] and a target [2]: {type(error).__name__}: {error}"
+        ) from error
+    weighted_sum(losses, torch.ones(2))
 
 
 def _plain_target(module: nn.Module, schema: ModelSchema, name: str, *, is_whole: bool) -> Target:

@@ -30,10 +30,26 @@ class Metrics(Protocol):
     """What the loop asks of metrics; ranks synchronise inside `compute`."""
 
     def update(self, outputs: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Take in a batch."""
+        """Take in a batch.
+
+        Parameters
+        ----------
+        outputs : Tensor [B, outputs]
+            Of the module.
+        target : Tensor [B]
+            As the loader gives it.
+        weight : Tensor [B]
+            0 for padding.
+        """
 
     def compute(self) -> dict[str, float]:
-        """Return each metric by name, over all ranks."""
+        """Return the metrics over all ranks; all of them must call it.
+
+        Returns
+        -------
+        dict of str to float
+            Each by name.
+        """
 
 
 @dataclass(frozen=True)

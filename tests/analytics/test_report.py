@@ -64,6 +64,12 @@ def overrides(value: Any) -> Iterator[str]:
             yield from overrides(item)
 
 
+def plots_of(text: str) -> list[Any]:
+    """Take the plots out of a page: each is a string of JavaScript with JSON, its texts escaped for HTML once more."""
+    strings = re.findall(r"const docs_json = '(.*)';", text)
+    return [json.loads(unescape(json.loads(f'"{plot.replace(QUOTE, ESCAPED_QUOTE)}"'))) for plot in strings]
+
+
 @pytest.fixture(scope="module")
 def report() -> Report:
     rng = np.random.default_rng(0)
@@ -98,16 +104,25 @@ def test_hostile_values_stay_text(report: Report, tmp_path: Path) -> None:
     assert "<script>alert" not in text
     assert "<img src=https" not in text
     assert HOSTILE in Page(text).text
-    # a string of JavaScript that holds JSON, whose texts are escaped for HTML once more
-    plots = [
-        json.loads(f'"{plot.replace(QUOTE, ESCAPED_QUOTE)}"') for plot in re.findall(r"const docs_json = '(.*)';", text)
-    ]
-    labels = [label for plot in plots for label in overrides(json.loads(unescape(plot)))]
+    plots = plots_of(text)
+    labels = [label for plot in plots for label in overrides(plot)]
     assert len(plots) == 5
     assert {"True", "False", "<img src=https://exampl\u2026", 'a"b'} < set(labels)
     # Bokeh would load MathJax for a label that holds one of these
     assert not any(delimiter in label for label in labels for delimiter in ("$$", "\\(", "\\["))
     assert "<script" not in report._repr_html_()
+
+
+def test_figures_are_legible(tmp_path: Path) -> None:
+    when = np.full(100, np.datetime64("2013-01-01T12:30:00"))
+    data = {"a": np.arange(100.0), "b": (-1.0) ** np.arange(100), "year": np.full(100, 2013), "when": when}
+    text = profile(data).save(tmp_path / "profile.html").read_text(encoding="utf-8")
+    labels = [list(overrides(plot)) for plot in plots_of(text)]
+    assert labels[2:] == [["2,013"], ["2013-01-01T12:30:00"]]  # of a constant, its value alone
+    assert ">-0.02<" in text
+    small = {"a": np.arange(1000.0), "b": (-1.0) ** np.arange(1000)}
+    assert ">-0.00<" not in profile(small).save(tmp_path / "small.html").read_text(encoding="utf-8")
+    assert "<dd>2013-01-01 12:30:00</dd>" in text  # it breaks between date and hour
 
 
 def test_text(report: Report) -> None:

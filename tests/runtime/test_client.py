@@ -68,7 +68,8 @@ def test_a_missing_guard_is_one_clear_line(tmp_path):
     assert len(told.splitlines()) < 12
 
 
-def test_memory_is_split_between_worker_and_ranks(client):
+def test_memory_is_split_between_worker_and_ranks(small_cluster):
+    client = small_cluster
     limits = client.run(lambda dask_worker: dask_worker.memory_manager.memory_limit)
     shares = client.run(lambda: int(os.environ["DTK_RANK_MEMORY_NBYTES"]))
     assert set(limits.values()) == set(shares.values()) == {3 * 2**29}

@@ -1,0 +1,91 @@
+"""Train PyTorch models on data bigger than memory, on the Dask cluster you already have.
+
+The names below are handed out on first use, so that ``import dtk`` loads no other library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from dtk.errors import (
+    ArgumentError,
+    BundleError,
+    ClusterError,
+    DataError,
+    DependencyError,
+    DtkError,
+    MemoryLimitError,
+    NotFoundError,
+    RankError,
+    SourceError,
+)
+
+if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at run time
+    from dtk.analytics import Report, profile
+    from dtk.bundle import Bundle, load
+    from dtk.estimators import TorchClassifier, TorchRegressor
+    from dtk.loader import Loader
+    from dtk.preparation import TablePreparation
+    from dtk.runtime import connect
+    from dtk.sources import open, split, write_parquet
+    from dtk.training import launch, train
+
+__all__ = [
+    "ArgumentError",
+    "Bundle",
+    "BundleError",
+    "ClusterError",
+    "DataError",
+    "DependencyError",
+    "DtkError",
+    "Loader",
+    "MemoryLimitError",
+    "NotFoundError",
+    "RankError",
+    "Report",
+    "SourceError",
+    "TablePreparation",
+    "TorchClassifier",
+    "TorchRegressor",
+    "__version__",
+    "connect",
+    "launch",
+    "load",
+    "open",
+    "profile",
+    "split",
+    "train",
+    "write_parquet",
+]
+
+__version__ = "0.1.0.dev0"
+
+_LAZY: Final = {
+    "Bundle": "dtk.bundle",
+    "Loader": "dtk.loader",
+    "Report": "dtk.analytics",
+    "TablePreparation": "dtk.preparation",
+    "TorchClassifier": "dtk.estimators",
+    "TorchRegressor": "dtk.estimators",
+    "connect": "dtk.runtime",
+    "launch": "dtk.training",
+    "load": "dtk.bundle",
+    "open": "dtk.sources",
+    "profile": "dtk.analytics",
+    "split": "dtk.sources",
+    "train": "dtk.training",
+    "write_parquet": "dtk.sources",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'dtk' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value  # the next look-up is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

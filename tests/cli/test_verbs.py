@@ -1,0 +1,149 @@
+"""profile, plan, train, evaluate and predict, over real files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import dtk
+
+
+def test_profile(run, flights, tmp_path):
+    result = run("profile", flights, "--html", tmp_path / "page.html")
+    assert result.exit_code == 0, result.stderr
+    assert "carrier" in result.stdout
+    assert (tmp_path / "page.html").read_text().startswith("<!")
+    report = json.loads(run("profile", flights, "--target", "distance", "--json").stdout)
+    assert report["num_rows"] == 3000
+    assert run("profile", flights, "--target", "distnace").exit_code == 1
+
+
+def test_plan_runs_nothing_but_the_count(run, spec):
+    result = run("plan", spec, "--json")
+    assert result.exit_code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert (plan["task"], plan["inputs"]) == ("classification", ["carrier", "far"])
+    assert plan["counting_nbytes"] > 0
+    assert plan["num_steps"] == plan["num_rows"] // 256
+    assert plan["ranks"]["1"]["memory_nbytes"] <= plan["memory_limit_nbytes"]
+    told = run("plan", spec)
+    assert "counting" in told.stdout
+    assert "steps" in told.stdout
+    assert "counting rows" in told.stderr
+
+
+def test_plan_without_filters_needs_no_count(run, flights, tmp_path):
+    (tmp_path / "spec.yaml").write_text(f"data: {flights}\ntarget: distance\n")
+    plan = json.loads(run("plan", tmp_path / "spec.yaml", "--json").stdout)
+    assert plan["counting_nbytes"] is not None  # a split by fractions is a filter, too
+    assert set(plan["ranks"]) == {"1", "2", "4", "8"}
+
+
+def test_train_to_the_end(start, spec, flights, run, tmp_path):
+    process = start("train", spec, "--json")
+    printed, told = process.communicate(timeout=240)
+    assert process.returncode == 0, told
+    result = json.loads(printed)
+    assert result["bundle"] == str(spec.with_suffix(".bundle"))
+    assert result["num_epochs"] == 2
+    assert len(result["history"]) == 2
+    assert 0 <= result["wait_share"] <= 1
+    assert result["peak_nbytes"] > 0
+    assert "dashboard: http://127.0.0.1:" in told
+    evaluated = run("evaluate", result["bundle"], flights, "--spec", spec, "--json")
+    assert evaluated.exit_code == 0, evaluated.stderr
+    assert set(json.loads(evaluated.stdout)["metrics"]) == set(result["metrics"])
+    again = run("train", spec)
+    assert again.exit_code == 1
+    assert "is there already" in again.stderr
+    left = {entry.name for entry in tmp_path.iterdir() if not entry.name.startswith("torchinductor")}  # torch's own
+    assert left == {"late.yaml", "late.bundle"}
+
+
+def test_train_refuses_before_anything_runs(run, spec, tmp_path):
+    (tmp_path / "taken").mkdir()
+    result = run("train", spec, "--output", tmp_path / "taken")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: output=")
+    assert "dashboard" not in result.stderr
+    spec.write_text(spec.read_text() + "epoch: 3\n")
+    assert run("train", spec).stderr.startswith(f"error: {spec}: 1 mistake\n")
+
+
+def test_evaluate_needs_the_derived_columns(run, bundle, flights, spec):
+    result = run("evaluate", bundle, flights)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: column 'far' is missing")
+    result = run("evaluate", bundle, flights, "--spec", spec)
+    assert result.exit_code == 0, result.stderr
+    assert "auroc" in result.stdout
+
+
+def test_predict(run, bundle, flights, spec, tmp_path):
+    output = tmp_path / "out"
+    result = run("predict", bundle, flights, output, "--spec", spec, "--keep", "flight", "--keep", "far", "--json")
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert (told["num_rows"], told["columns"]) == (3000, ["flight", "far", "prediction"])
+    written, data = pd.read_parquet(output), pd.read_parquet(flights)
+    data["far"] = data["distance"] > 1000
+    np.testing.assert_array_equal(written["flight"], data["flight"])
+    np.testing.assert_array_equal(written["prediction"], dtk.load(bundle).predict(data))
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("out")] == ["out"]
+
+
+def test_predict_probabilities_and_overwrite(run, bundle, flights, spec, tmp_path):
+    output = tmp_path / "out"
+    assert run("predict", bundle, flights, output, "--spec", spec).exit_code == 0
+    refused = run("predict", bundle, flights, output, "--spec", spec, "--proba")
+    assert refused.exit_code == 1
+    assert "is there already" in refused.stderr
+    assert run("predict", bundle, flights, output, "--spec", spec, "--proba", "--overwrite").exit_code == 0
+    written = pd.read_parquet(output)
+    assert list(written.columns) == ["probability_False", "probability_True"]
+    np.testing.assert_allclose(written.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"), [("flihgt", "did you mean 'flight'"), ("prediction", "is the name of a prediction")]
+)
+def test_columns_to_keep_are_checked(run, bundle, flights, spec, tmp_path, keep, message):
+    result = run("predict", bundle, flights, tmp_path / "out", "--spec", spec, "--keep", keep)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_a_cluster(run, client, bundle, flights, spec, tmp_path):
+    address = client.scheduler.address
+    evaluated = run("evaluate", bundle, flights, "--spec", spec, "--cluster", address, "--json")
+    assert evaluated.exit_code == 0, evaluated.stderr
+    alone = json.loads(run("evaluate", bundle, flights, "--spec", spec, "--json").stdout)
+    assert json.loads(evaluated.stdout)["metrics"] == pytest.approx(alone["metrics"])
+    predicted = run("predict", bundle, flights, tmp_path / "out", "--spec", spec, "--cluster", address)
+    assert predicted.exit_code == 0, predicted.stderr
+    assert len(pd.read_parquet(tmp_path / "out")) == 3000
+
+
+def test_a_bundle_that_is_not_there(run, flights, tmp_path):
+    result = run("evaluate", tmp_path / "nix.bundle", flights)
+    assert result.exit_code == 1
+    assert "nix.bundle" in result.stderr
+
+
+def test_predict_goes_on_in_the_same_place_in_another_process(start, bundle, flights, spec, tmp_path):
+    damaged = tmp_path / "damaged.parquet"
+    content = bytearray((flights / "0.parquet").read_bytes())
+    pages_end = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    content[4:pages_end] = bytes(pages_end - 4)  # the footer is whole: only reading the pages fails
+    damaged.write_bytes(content)
+    for _ in range(2):
+        process = start("predict", bundle, damaged, tmp_path / "out", "--spec", spec)
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 1, told
+        assert told.startswith("error: ")
+    assert not (tmp_path / "out").exists()
+    assert len(list(tmp_path.glob("out.partial-*"))) == 1

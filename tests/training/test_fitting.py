@@ -1,0 +1,249 @@
+"""`dtk.train`, alone and on two real ranks: the same model either way."""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+from torch import distributed, nn
+
+from dtk.errors import ArgumentError, ClusterError, MemoryLimitError, RankError
+from dtk.loader import Loader
+from dtk.training import train
+
+pytestmark = pytest.mark.usefixtures("no_rank_left")
+ROWS = 2500
+
+
+@pytest.fixture(scope="module")
+def parquet(tmp_path_factory):
+    """Rows sorted by the target, in 25 row groups, weighted unevenly."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, 3)).astype(np.float32)
+    logit = x @ np.array([2.0, -1.0, 0.5]) + rng.normal(size=ROWS)
+    table = pa.table(
+        {
+            **{f"x{number}": x[:, number] for number in range(3)},
+            "late": (logit > 0).astype(np.int64),
+            "delay": logit.astype(np.float32),
+            "weight": rng.uniform(0.2, 3, ROWS).astype(np.float32),
+        }
+    ).sort_by("late")
+    path = tmp_path_factory.mktemp("train") / "data.parquet"
+    pq.write_table(table, path, row_group_size=100)
+    return str(path)
+
+
+def loader_of(parquet, target="late", **options):
+    options = {"inputs": ["x0", "x1", "x2"], "global_batch_size": 101, "seed": 3, "memory": "8 MiB"} | options
+    return Loader(parquet, target=target, **options)
+
+
+def net(outputs=2, seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, outputs))
+
+
+def weights(bundle):
+    return {name: value.numpy() for name, value in bundle.network().state_dict().items()}
+
+
+def assert_same(first, second, tolerance=0.0):
+    first, second = weights(first), weights(second)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_allclose(first[name], second[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("weight", [None, "weight"])
+def test_two_ranks_give_the_model_of_one(client, parquet, weight):
+    """An odd batch, so that the ranks' shares differ, and weights, so that their sums do."""
+    models = [train(net(), loader_of(parquet, weight=weight), epochs=2, ranks=ranks) for ranks in (1, 2)]
+    assert_same(*models, tolerance=1e-5)
+
+
+def test_one_rank_follows_plain_torch(parquet):
+    """The loop is no more than the loss over the loader's batches."""
+    loader = loader_of(parquet, weight="weight")
+    plain = net()
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1)
+    for batch in loader_of(parquet, weight="weight"):
+        losses = nn.functional.cross_entropy(plain(batch["inputs"]), batch["target"], reduction="none")
+        loss = (losses * batch["weight"]).sum() / batch["weight"].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    bundle = train(net(), loader, optimizer="sgd", learning_rate=0.1)
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(weights(bundle)[name], value.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_bits(client, parquet):
+    assert_same(*(train(net(), loader_of(parquet), epochs=2, ranks=2) for _ in range(2)))
+
+
+def test_more_ranks_than_some_get_rows(client, parquet):
+    """One sample a step on two ranks: one of them always has padding alone."""
+    loader = loader_of(parquet, global_batch_size=1, memory="4 MiB")
+    bundle = train(net(), loader, ranks=2)
+    assert bundle.history[0]["samples"] == ROWS
+
+
+def test_validation_over_ranks_equals_scikit_learn(client, parquet):
+    validation = loader_of(parquet, shuffle=False, tail="pad", global_batch_size=333)
+    bundle = train(net(), loader_of(parquet), validation=validation, learning_rate=0.03, epochs=3, ranks=2)
+    frame = pd.read_parquet(parquet)
+    scores = bundle.predict(frame, proba=True)[:, 1]
+    assert bundle.metrics["accuracy"] == pytest.approx(accuracy_score(frame["late"], scores > 0.5))
+    assert bundle.metrics["f1"] == pytest.approx(f1_score(frame["late"], scores > 0.5))
+    assert bundle.metrics["auroc"] == pytest.approx(roc_auc_score(frame["late"], scores), abs=1e-4)
+    assert bundle.metrics["accuracy"] > 0.8
+    evaluated = bundle.evaluate(parquet)
+    assert evaluated == pytest.approx({name: bundle.metrics[name] for name in evaluated}, abs=1e-6)
+
+
+def test_a_number_is_learnt_in_its_unit(parquet):
+    bundle = train(net(1), loader_of(parquet, "delay"), optimizer="adam", learning_rate=0.02, epochs=8)
+    frame = pd.read_parquet(parquet)
+    assert np.corrcoef(bundle.predict(frame), frame["delay"])[0, 1] > 0.85
+
+
+def test_patience_keeps_the_best_epoch(parquet):
+    validation = loader_of(parquet, shuffle=False, tail="pad")
+    bundle = train(
+        net(), loader_of(parquet), validation=validation, optimizer="sgd", learning_rate=1e-9, epochs=50, patience=2
+    )
+    losses = [entry["validation_loss"] for entry in bundle.history]
+    assert len(losses) < 50
+    assert bundle.metrics["loss"] == min(losses)
+
+
+def test_torch_losses_and_own_ones(parquet):
+    def own(outputs, target):
+        return (outputs[:, 0] - target) ** 2
+
+    by_name, by_torch, by_hand = (
+        train(net(1), loader_of(parquet, "delay"), loss=loss) for loss in ("mse", nn.MSELoss(), own)
+    )
+    assert_same(by_name, by_hand)
+    assert by_torch.history[0]["loss"] == pytest.approx(by_name.history[0]["loss"], rel=0.5)
+
+
+class Stuck(nn.Module):
+    """Sleeps for ever on rank 1, after some steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+        self.steps = 0
+
+    def forward(self, inputs):
+        self.steps += self.training
+        if self.steps == 3 and distributed.is_initialized() and distributed.get_rank() == 1:
+            time.sleep(600)
+        return self.inner(inputs)
+
+
+def test_a_rank_that_hangs_in_a_step_is_ended(client, parquet):
+    start = time.monotonic()
+    with pytest.raises(RankError, match=r"rank . .*(hung: no step for 4 s|Timed out)"):
+        train(Stuck(), loader_of(parquet), ranks=2, hang_timeout_s=4)
+    assert time.monotonic() - start < 30
+
+
+class Broken(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, inputs):
+        if self.training:
+            raise ZeroDivisionError("in my forward")
+        return self.inner(inputs)
+
+
+def test_an_error_in_the_users_module_comes_with_its_traceback(client, parquet):
+    with pytest.raises(RankError, match="in my forward") as caught:
+        train(Broken(), loader_of(parquet), ranks=2)
+    assert "test_fitting.py" in str(caught.value)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+class Slow(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, inputs):
+        if self.training:
+            time.sleep(0.1)
+        return self.inner(inputs)
+
+
+def test_the_cluster_stays_responsive_while_it_trains(client, parquet):
+    """The dashboard answers within a second, workers answer, heartbeats are fresh, and another computation runs."""
+    done = threading.Event()
+    slowest, oldest, answers = 0.0, 0.0, []
+
+    def look():
+        nonlocal slowest, oldest
+        while not done.wait(0.2):
+            start = time.monotonic()
+            with urllib.request.urlopen(client.dashboard_link.replace("/status", "/health"), timeout=10) as page:
+                page.read()
+            slowest = max(slowest, time.monotonic() - start)
+            info = client.scheduler_info(n_workers=-1)["workers"].values()
+            oldest = max(oldest, *(time.time() - worker["last_seen"] for worker in info))
+            answers.append(client.submit(sum, [1, 2], pure=False).result(timeout=10))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        train(Slow(), loader_of(parquet), epochs=2, ranks=2)
+    finally:
+        done.set()
+        thread.join()
+    assert len(answers) > 5
+    assert set(answers) == {3}
+    assert slowest < 1
+    assert oldest < 10  # workers send one every half second to five seconds
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda p: train(net(), loader_of(p), epochs=0), "epochs=0 must be at least 1"),
+        (lambda p: train(net(), loader_of(p), patience=2), "patience=2 needs validation data"),
+        (lambda p: train(net(), loader_of(p), loss="cross_entrpy"), "did you mean 'cross_entropy'"),
+        (lambda p: train(net(), loader_of(p), optimizer="adm"), "did you mean 'adam'"),
+        (lambda p: train(net(), loader_of(p), learning_rate=0.0), "learning_rate=0.0 must be more than 0"),
+        (lambda p: train(net(), loader_of(p), validation=loader_of(p)), "make it with tail='pad'"),
+        (lambda p: train(net(), Loader(p, global_batch_size=10)), "loader has no target"),
+        (lambda p: train(nn.Linear(7, 2), loader_of(p)), "shapes cannot be multiplied"),
+        (lambda p: train(net(3), loader_of(p, "delay")), r"must return \[2, 1\]"),
+        (lambda p: train(net(), loader_of(p), loss=nn.functional.cross_entropy), "one value for the batch"),
+        (lambda p: train(net(), loader_of(p), ranks=0), "ranks=0 must be at least 1"),
+    ],
+)
+def test_what_cannot_work_is_refused(parquet, call, text):
+    with pytest.raises(ArgumentError, match=text):
+        call(parquet)
+
+
+def test_ranks_without_a_cluster_are_refused(parquet):
+    with pytest.raises(ClusterError, match=r"ranks=2 need a Dask cluster; call dtk.connect\(\)"):
+        train(net(), loader_of(parquet), ranks=2)
+
+
+def test_a_plan_beyond_the_share_is_refused_before_the_start(client, parquet):
+    big = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 5_000_000, bias=False), nn.Linear(5_000_000, 2, bias=False))
+    with pytest.raises(MemoryLimitError, match="but rank 0 may hold 1.5 GiB"):
+        train(big, loader_of(parquet), ranks=2)

@@ -47,9 +47,8 @@ class DataError(DtkError, ValueError):
 class NotFoundError(DataError, FileNotFoundError):
     """Nothing is at the given path."""
 
-    __new__ = (
-        FileNotFoundError.__new__
-    )  # distributed unpickles with the first __new__ found, which would be ValueError's
+    # distributed unpickles with the first __new__ that it finds, which would be ValueError's
+    __new__ = FileNotFoundError.__new__  # type: ignore[assignment]
 
 
 class SourceError(DtkError, TypeError):

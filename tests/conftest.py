@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import psutil
 import pytest
@@ -55,6 +56,19 @@ def rank_processes() -> list[psutil.Process]:
         except (psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
     return found
+
+
+@pytest.fixture
+def until_ranks_run():
+    """Wait for a number of ranks to run on this machine."""
+
+    def wait(count: int, timeout_s: float = 60.0) -> None:
+        end = time.monotonic() + timeout_s
+        while len(rank_processes()) < count:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+    return wait
 
 
 @pytest.fixture

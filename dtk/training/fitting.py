@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
@@ -261,16 +262,22 @@ def resolve_optimizer(optimizer: str | Optimizer, learning_rate: float) -> Optim
 
 
 def _check_loss(loss: Loss, target: Target) -> None:
-    """Refuse a loss that does not give one value a sample, by two samples of zeros."""
-    outputs = torch.zeros(2, target.num_outputs)
-    zeros = torch.zeros(2, dtype=torch.int64 if isinstance(target, ClassTarget) else torch.float32)
+    """Refuse a loss that does not give one value a sample, by a few samples of zeros."""
+    outputs = torch.zeros(3, target.num_outputs)
+    zeros = torch.zeros(3, dtype=torch.int64 if isinstance(target, ClassTarget) else torch.float32)
+    shapes = f"outputs [3, {target.num_outputs}] and a target [3]"
     try:
-        losses = loss(outputs, zeros)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of shapes, which are looked at below
+            losses = loss(outputs, zeros)
     except Exception as error:
+        raise ArgumentError(f"loss fails on {shapes}: {type(error).__name__}: {error}") from error
+    weighted_sum(losses, torch.ones(3))
+    if losses.shape not in (zeros.shape, outputs.shape):
         raise ArgumentError(
-            f"loss fails on outputs [2, {target.num_outputs}] and a target [2]: {type(error).__name__}: {error}"
-        ) from error
-    weighted_sum(losses, torch.ones(2))
+            f"loss gives {list(losses.shape)} for {shapes}: it compares samples with each other; return one value a "
+            "sample, for example by outputs[:, 0]"
+        )
 
 
 def _plain_target(module: nn.Module, schema: ModelSchema, name: str, *, is_whole: bool) -> Target:

@@ -281,8 +281,12 @@ def run_gang(
         raise ArgumentError(f"hang_timeout_s={hang_timeout_s} must be more than 0 seconds")
     name = f"dtk-gang-{uuid.uuid4().hex[:8]}"
     first, addresses = gang.workers[0], [worker.address for worker in gang.workers]
-    port = run_on(client, open_rendezvous, first.address, name, first.host)
-    shipped = client.scatter(payload, workers=list(set(addresses)), broadcast=True, hash=False)
+    try:
+        port = run_on(client, open_rendezvous, first.address, name, first.host)
+        shipped = client.scatter(payload, workers=list(set(addresses)), broadcast=True, hash=False)
+    except Exception as error:
+        _refuse_lost(client, set(addresses), error)
+        raise
     places = gang.places(name, port, hang_timeout_s, env)
     with subscribed(client, name, on_beat):
         futures = submit_pinned(
@@ -312,10 +316,14 @@ def _await(client: Client, futures: list[Future[Any]], workers: set[str]) -> lis
             return finished
         if time.monotonic() - looked_at >= LIVENESS_POLL_S:
             looked_at = time.monotonic()
-            lost = workers - live_workers(client)
-            if lost:
-                raise ClusterError(f"worker {', '.join(sorted(lost))} was lost, and with it its ranks; run it again")
+            _refuse_lost(client, workers)
         time.sleep(POLL_S)
+
+
+def _refuse_lost(client: Client, workers: set[str], cause: Exception | None = None) -> None:
+    lost = workers - live_workers(client)
+    if lost:
+        raise ClusterError(f"worker {', '.join(sorted(lost))} was lost, and with it its ranks; run it again") from cause
 
 
 def _first_cause(futures: list[Future[Any]]) -> RankError:

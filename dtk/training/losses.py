@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import torch
@@ -65,9 +66,17 @@ def resolve_loss(loss: str | nn.Module | Loss) -> Loss:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         setattr(loss, "reduction", "none")  # noqa: B010  # its type says that every attribute is a tensor
+        return partial(_without_broadcast, loss)
     if not callable(loss):
         raise ArgumentError(f"loss={loss!r} must be a name, a torch loss, or a function of (outputs, target)")
     return loss
+
+
+def _without_broadcast(loss: nn.Module, outputs: Tensor, target: Tensor) -> Tensor:
+    """Let outputs [B, 1] meet targets [B]: torch would compare each with each."""
+    if outputs.dim() == 2 and outputs.shape[1] == 1 and target.dim() == 1 and target.is_floating_point():
+        outputs = outputs[:, 0]
+    return loss(outputs, target)  # type: ignore[no-any-return]
 
 
 def weighted_sum(losses: Tensor, weight: Tensor) -> Tensor:
@@ -75,8 +84,8 @@ def weighted_sum(losses: Tensor, weight: Tensor) -> Tensor:
 
     Parameters
     ----------
-    losses : Tensor [B] or [B, ...]
-        One value a sample; further dimensions are averaged.
+    losses : Tensor [B] or [B, outputs]
+        One value a sample; outputs are averaged.
     weight : Tensor [B]
         Not negative; 0 for padding.
 

@@ -19,7 +19,7 @@ from dtk.errors import ArgumentError, DataError
 from dtk.loader import Encoder, Field, Loader, Plan
 from dtk.models import ModelSchema, ModelSpec, build
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, schema_of, table_of_array
-from dtk.sources import as_source, counted, split
+from dtk.sources import TableSource, as_source, counted, split
 from dtk.training.fitting import fit_network, resolve_optimizer
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class _TorchEstimator(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.dataframe.DataFrame, path, pandas.DataFrame, pyarrow.Table or array [rows, columns]
+        X : dask.dataframe.DataFrame, path, pandas.DataFrame, pyarrow.Table, mapping of arrays or array [rows, columns]
             Of the inputs; a table may hold the target and the weight, too.
         y : str, array [rows] or dask.dataframe.Series, optional
             The target, or its column in `X`; by default the estimator's `target`.
@@ -169,7 +169,7 @@ class _TorchEstimator(BaseEstimator):
 
         Parameters
         ----------
-        X : dask.dataframe.DataFrame, path, pandas.DataFrame, pyarrow.Table or array [rows, columns]
+        X : dask.dataframe.DataFrame, path, pandas.DataFrame, pyarrow.Table, mapping of arrays or array [rows, columns]
             With the columns of the fit.
 
         Returns
@@ -249,16 +249,19 @@ class _TorchEstimator(BaseEstimator):
         if reset:
             self.feature_names_in_ = np.array([name for name in names if name not in (target, weight)], dtype=object)
             self.n_features_in_ = len(self.feature_names_in_)
+            self._aside = [name for name in (target, weight) if name in names]
         return _Table(frame, target, weight)
 
     def _table_in_memory(self, X: Any, y: Any, sample_weight: Any, *, reset: bool) -> _Table:
-        target, weight = "", None
+        target, weight, aside = "", None, []
         if isinstance(X, pd.DataFrame) and (y is None or isinstance(y, str)):
             target = _column(y or self.target, TARGET, "y" if y else "target", list(X.columns))
             X, y = X.drop(columns=[target]), X[target]
+            aside.append(target)
         if isinstance(sample_weight, str):
             weight = _column(sample_weight, WEIGHT, "sample_weight", list(X.columns))
             X, sample_weight = X.drop(columns=[weight]), X[weight]
+            aside.append(weight)
         if y is None and self.target is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None; "
@@ -273,12 +276,16 @@ class _TorchEstimator(BaseEstimator):
         if sample_weight is not None:
             columns[WEIGHT] = pa.array(_check_sample_weight(sample_weight, np.empty(len(y)), dtype=np.float64))
             weight = WEIGHT
+        if reset:
+            self._aside = aside
         return _Table(pa.table(columns), target, weight)
 
     def _inputs(self, X: Any, y: Any = None, *, reset: bool) -> Any:
         """Check inputs by scikit-learn's rules if they are in memory; leave alone what is lazy."""
         if _is_lazy(X):
             return _opened(X)
+        if isinstance(X, pd.DataFrame) and not reset:  # the table of the fit, target and weight included, may come again
+            X = X.drop(columns=[name for name in self._aside if name in X.columns])
         if isinstance(X, pd.DataFrame) and not all(map(_is_number, X.dtypes)):
             _check_feature_names(self, X, reset=reset)
             if reset:
@@ -383,7 +390,7 @@ class TorchClassifier(ClassifierMixin, _TorchEstimator):
 
         Parameters
         ----------
-        X : dask.dataframe.DataFrame, path, pandas.DataFrame, pyarrow.Table or array [rows, columns]
+        X : dask.dataframe.DataFrame, path, pandas.DataFrame, pyarrow.Table, mapping of arrays or array [rows, columns]
             With the columns of the fit.
 
         Returns
@@ -531,6 +538,10 @@ def _opened(X: Any) -> Any:
         from dtk.sources import open as open_data
 
         return open_data(X)
+    if isinstance(X, Mapping):
+        source = as_source(X)
+        assert isinstance(source, TableSource)
+        return source.table
     return X
 
 

@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["DTK_TEST_RUN"] = str(os.getpid())  # ranks inherit it, so that a run beside this one is told apart
 
 
 @pytest.fixture(scope="session")
@@ -47,20 +48,21 @@ def small_cluster():
 
 
 def rank_processes() -> list[psutil.Process]:
-    """List the ranks that run on this machine."""
+    """List the ranks of this test run, also those whose worker is gone."""
     found = []
     for process in psutil.process_iter():
         try:
             if any("dtk.training.rank" in part for part in process.cmdline()):
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+                if process.environ().get("DTK_TEST_RUN") == os.environ["DTK_TEST_RUN"]:
+                    found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
             continue
     return found
 
 
 @pytest.fixture
 def until_ranks_run():
-    """Wait for a number of ranks to run on this machine."""
+    """Wait for a number of ranks to run."""
 
     def wait(count: int, timeout_s: float = 60.0) -> None:
         end = time.monotonic() + timeout_s

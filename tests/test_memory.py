@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtk.errors import ArgumentError
-from dtk.memory import format_nbytes, parse_nbytes, peak_rss_nbytes, tree_rss_nbytes
+from dtk.memory import format_nbytes, parse_nbytes, peak_rss_nbytes, tree_held_nbytes
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,10 @@ def test_parse(text, nbytes):
     assert parse_nbytes(text) == nbytes
 
 
-@pytest.mark.parametrize("text", ["", "GiB", "1 elephant", "-1 GiB", "1e9", "0", 0, -5, "0.1 B"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "GiB", "1 elephant", "-1 GiB", "1e9", "0", 0, -5, "0.1 B", "9" * 400, None, True, [1], math.nan, math.inf],
+)
 def test_what_is_no_size_is_refused_by_name(text):
     with pytest.raises(ArgumentError, match="^pool="):
         parse_nbytes(text, name="pool")
@@ -60,6 +64,35 @@ def test_a_tree_counts_its_children():
     nest = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hold!r}], stdin=sys.stdin)"
     parent = subprocess.Popen([sys.executable, "-c", nest], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert parent.stdout.readline() == "ready\n"
-    assert tree_rss_nbytes(parent.pid) > 60_000_000
+    assert tree_held_nbytes(parent.pid) > 60_000_000
     parent.communicate("")
-    assert tree_rss_nbytes(parent.pid) == 0
+    assert tree_held_nbytes(parent.pid) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems tell the resident memory only")
+def test_forks_and_files_are_not_counted_twice(tmp_path):
+    """Three forks share 100 MB of their parent, which maps a file of 200 MB and shares 50 MB of its own."""
+    script = f"""
+import mmap, os, sys
+held = bytearray(b"x" * 100_000_000)
+file = open({str(tmp_path / "large")!r}, "wb+")
+file.truncate(200_000_000)
+mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+seen = sum(mapped[::4096])
+shared = mmap.mmap(-1, 50_000_000)
+shared.write(b"x" * 50_000_000)
+told, tell = os.pipe()
+for _ in range(int(sys.argv[1])):
+    if os.fork() == 0:
+        os.read(told, 1)
+        os._exit(0)
+print("ready", flush=True)
+sys.stdin.read()
+os.write(tell, b"xxx")
+"""
+    for forks in (0, 3):
+        arguments = [sys.executable, "-c", script, str(forks)]
+        parent = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert parent.stdout.readline() == "ready\n"
+        assert 150_000_000 < tree_held_nbytes(parent.pid) < 180_000_000
+        parent.communicate("")

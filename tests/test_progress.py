@@ -39,7 +39,16 @@ def test_long_work_says_a_line_now_and_then_and_one_at_the_end(capsys):
 def test_work_of_unknown_length(capsys):
     with Progress("scan", every_s=0.0) as progress:
         progress.update(3)
-    assert capsys.readouterr().err.splitlines()[0] == "scan: 3 in 0 s"
+    assert capsys.readouterr().err.splitlines() == ["scan: 3 in 0 s"]
+
+
+def test_the_last_line_comes_once(capsys):
+    """Also where the last update was due for a line itself."""
+    with Progress("scan", 10, every_s=0.05) as progress:
+        time.sleep(0.06)
+        progress.update(10)
+        progress.update(10, "loss 0.4")
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_lines_that_stay(capsys):

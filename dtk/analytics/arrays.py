@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DimProfile", "VariableProfile", "profile_dims", "profile_variables"]
 
-_FAN_IN: Final = 8
+_GROUP_NBYTES: Final = 64 * 2**20  # blocks in memory together: a task each would cost more than small ones take
 _SUMMARISED: Final = "biufmM"  # NumPy's kinds that Arrow knows as numbers or dates
 
 
@@ -143,52 +143,67 @@ def _plain(value: Any) -> Value:
     return str(item).replace(" ", "T").removesuffix("T00:00:00")
 
 
-def profile_variables(dataset: xr.Dataset) -> tuple[VariableProfile, ...]:
+def profile_variables(dataset: xr.Dataset, *, progress: bool = False) -> tuple[VariableProfile, ...]:
     """Describe the data variables: each chunk is read once, all variables in one Dask computation.
 
     Parameters
     ----------
     dataset : xarray.Dataset
         Lazy, in memory, or both.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
     tuple of VariableProfile
         In the order of the Dataset.
     """
-    from dask.base import compute
+    from dtk.runtime import delayed_reduce
 
-    lazy = {
-        str(name): _lazy_moments(str(name), variable.data)
-        for name, variable in dataset.data_vars.items()
-        if variable.dtype.kind in _SUMMARISED
-    }
-    (moments,) = compute(lazy)
+    moments: dict[str, Moments] = {}
+    groups: list[Any] = []
+    for name, variable in dataset.data_vars.items():
+        if variable.dtype.kind not in _SUMMARISED:
+            continue
+        if hasattr(variable.data, "to_delayed"):
+            groups += _grouped_blocks(str(name), variable.data)
+        else:
+            moments[str(name)] = _block_moments(np.asarray(variable.data))
+    if groups:
+        lazy: dict[str, Moments] = delayed_reduce(_group_moments, _merged, groups, label="profile", progress=progress)
+        moments |= lazy
     return tuple(_describe(str(name), variable, moments.get(str(name))) for name, variable in dataset.data_vars.items())
 
 
-def _lazy_moments(name: str, values: Any) -> Any:
-    """Return the moments of an array: now if it is in memory, else as a tree of Dask tasks."""
-    if not hasattr(values, "to_delayed"):
-        return _block_moments(np.asarray(values))
-    from dask.base import tokenize
-    from dask.delayed import delayed
+def _grouped_blocks(name: str, values: Any) -> list[Any]:
+    """Return the blocks of a Dask array as delayed ``(name, blocks)``, so many together as memory is no matter."""
+    from dask.base import flatten
+    from dask.delayed import Delayed
+    from dask.highlevelgraph import HighLevelGraph
 
-    token = tokenize(values)
-    level = [
-        delayed(_block_moments, pure=False)(block, dask_key_name=f"profile-{name}-{token}-{number}")
-        for number, block in enumerate(values.to_delayed(optimize_graph=False).ravel())
-    ]
-    depth = 0
-    while len(level) > 1:
-        level = [
-            delayed(_merged, pure=False)(
-                level[start : start + _FAN_IN], dask_key_name=f"merge-{name}-{token}-{depth}-{start}"
-            )
-            for start in range(0, len(level), _FAN_IN)
-        ]
-        depth += 1
-    return level[0]
+    # One layer for all groups, for a delayed object a block takes longer than a small block. The array's own layers
+    # stay as they are, so that variables which share chunks still do.
+    blocks = list(flatten(values.__dask_keys__()))
+    per_group = max(1, _GROUP_NBYTES * len(blocks) // max(1, values.nbytes))
+    layer_name = f"profile-{name}-{values.name}"
+    layer: dict[Any, Any] = {
+        f"{layer_name}-{start}": (_gathered, name, blocks[start : start + per_group])
+        for start in range(0, len(blocks), per_group)
+    }
+    graph = HighLevelGraph.from_collections(layer_name, layer, dependencies=[values])
+    return [Delayed(key, graph, layer=layer_name) for key in layer]
+
+
+def _gathered(name: str, blocks: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
+    return name, blocks
+
+
+def _group_moments(group: tuple[str, list[np.ndarray]]) -> dict[str, Moments]:
+    name, blocks = group
+    moments = Moments()
+    for block in blocks:
+        moments.merge(_block_moments(block))
+    return {name: moments}
 
 
 def _block_moments(block: np.ndarray) -> Moments:
@@ -200,10 +215,11 @@ def _block_moments(block: np.ndarray) -> Moments:
     return moments
 
 
-def _merged(parts: list[Moments]) -> Moments:
-    merged = Moments()
+def _merged(parts: list[dict[str, Moments]]) -> dict[str, Moments]:
+    merged: dict[str, Moments] = {}
     for part in parts:
-        merged.merge(part)
+        for name, moments in part.items():
+            merged.setdefault(name, Moments()).merge(moments)
     return merged
 
 

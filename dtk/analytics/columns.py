@@ -185,6 +185,7 @@ class ColumnState:
         for start in range(0, len(values), _SLICE_ROWS):
             if self.categories.is_exact:
                 self.categories.update(values.slice(start, _SLICE_ROWS))
+        self._forget_many()
 
     def merge(self, other: ColumnState) -> None:
         """Take in what another state has seen.
@@ -198,6 +199,12 @@ class ColumnState:
         self.num_null += other.num_null
         self.moments.merge(other.moments)
         self.categories.merge(other.categories)
+        self._forget_many()
+
+    def _forget_many(self) -> None:
+        """Hold no part of the numbers' counts, for a wide table has many columns of numbers."""
+        if self.kind != "category" and not self.categories.is_exact:
+            self.categories.forget()
 
 
 def _lengths(chunk: pa.Array) -> pa.Array:

@@ -12,11 +12,10 @@ from dtk.analytics.arrays import profile_dims, profile_variables
 from dtk.analytics.findings import find
 from dtk.analytics.report import Report
 from dtk.analytics.table import TableState, correlate, summarise_table
-from dtk.errors import ArgumentError, SourceError
+from dtk.errors import ArgumentError
 from dtk.statistics import scan
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import xarray as xr
 
 __all__ = ["profile"]
@@ -26,7 +25,8 @@ def profile(data: Any, *, progress: bool | None = None, target: str | None = Non
     """Describe every column or variable, and what may be wrong with it.
 
     Reads the data once, on the current Dask client or on local threads. Counts, means, deviations and ranges are exact;
-    quantiles, histograms and correlations are from a sample of 100,000 rows, and the report states their error.
+    quantiles, histograms and correlations are from a sample of 100,000 rows, or as many as 256 MiB hold, and the report
+    states their error.
 
     Parameters
     ----------
@@ -63,24 +63,30 @@ def profile(data: Any, *, progress: bool | None = None, target: str | None = Non
 
         title = Path(data).name
         data = open_data(os.fspath(data))
+    show = sys.stderr.isatty() if progress is None else progress
     dataset = _as_dataset(data)
     if dataset is not None:
         if target is not None:
             raise ArgumentError(f"target={target!r} is for tables; leave it out for a Dataset")
-        return Report(title=title, dims=profile_dims(dataset), variables=profile_variables(dataset))
-    show = sys.stderr.isatty() if progress is None else progress
+        variables = profile_variables(dataset, progress=show)
+        return Report(title=title, dims=profile_dims(dataset), variables=variables)
     return _profile_table(data, title=title, progress=show, target=target)
 
 
 def _profile_table(data: Any, *, title: str, progress: bool, target: str | None) -> Report:
+    from dtk.sources import Source, readable, schema_of
     from dtk.sources.columns import close_to
 
-    data, schema = _with_schema(data)
+    data = readable(data)
+    schema = schema_of(data)
     if not schema.names:
         raise ArgumentError("data has no columns; give a table that has some")
     if target is not None and target not in schema.names:
         raise ArgumentError(f"target={target!r} is no column of the data; {close_to(target, schema.names)}")
-    state = scan(data, partial(TableState, schema, target), progress=progress, label="profile")
+    chunk_rows = data.chunk_rows if isinstance(data, Source) else None
+    total_rows = None if chunk_rows is None else int(chunk_rows.sum())
+    make = partial(TableState, schema, target, total_rows=total_rows)
+    state = scan(data, make, progress=progress, label="profile")
     columns, sample = summarise_table(state, schema)
     correlations = correlate(columns, sample, target=target)
     return Report(
@@ -90,21 +96,9 @@ def _profile_table(data: Any, *, title: str, progress: bool, target: str | None)
         correlations=correlations,
         findings=find(columns, correlations, target=target),
         target=target,
-        num_sampled=min(state.num_rows, state.sample.size),
+        num_sampled=state.num_sampled,
+        sample_nbytes=state.sample_nbytes,
     )
-
-
-def _with_schema(data: Any) -> tuple[Any, pa.Schema]:
-    """Return what to scan, and its columns; a source where there is one, so that footers are read once."""
-    from dtk.sources import as_source
-
-    try:
-        source = as_source(data)
-    except SourceError:
-        if not hasattr(data, "to_delayed"):
-            raise
-        return data, as_source(data._meta).schema
-    return source, source.schema
 
 
 def _as_dataset(data: Any) -> xr.Dataset | None:

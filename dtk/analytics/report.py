@@ -46,6 +46,8 @@ class Report:
         The column to predict.
     num_sampled : int
         Rows that quantiles, histograms and correlations are from.
+    sample_nbytes : int or None
+        The memory that cut the sample short; None where it did not.
     dims : tuple of DimProfile
         Of a Dataset.
     variables : tuple of VariableProfile
@@ -59,6 +61,7 @@ class Report:
     findings: tuple[Finding, ...] = ()
     target: str | None = None
     num_sampled: int = 0
+    sample_nbytes: int | None = None
     dims: tuple[DimProfile, ...] = ()
     variables: tuple[VariableProfile, ...] = ()
 
@@ -83,9 +86,12 @@ class Report:
         if self.num_rows is None or self.num_sampled == self.num_rows:
             return "All figures are exact."
         error = rank_error(self.num_sampled)
+        limit = (
+            "" if self.sample_nbytes is None else f" (what {format_nbytes(self.sample_nbytes)} hold of so many columns)"
+        )
         return (
             "Counts, means, deviations and ranges are exact. Quantiles, histograms and correlations are from "
-            f"{show_count(self.num_sampled)} sampled rows: a quantile's rank is within {error:.2%} with 99% "
+            f"{show_count(self.num_sampled)} sampled rows{limit}: a quantile's rank is within {error:.2%} with 99% "
             "confidence, more where values are missing."
         )
 
@@ -107,6 +113,7 @@ class Report:
             "title": self.title,
             "num_rows": self.num_rows,
             "num_sampled": self.num_sampled,
+            "sample_nbytes": self.sample_nbytes,
             "target": self.target,
             "columns": [column.to_dict() for column in self.columns],
             "correlations": None if self.correlations is None else self.correlations.to_dict(),

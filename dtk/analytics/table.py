@@ -17,6 +17,7 @@ from dtk.statistics.kinds import plain_chunks
 __all__ = ["Correlations", "TableState", "correlate", "summarise_table"]
 
 SAMPLE_ROWS: Final = 100_000
+SAMPLE_NBYTES: Final = 256 * 2**20
 _MAX_CORRELATED: Final = 100
 _SAMPLED_KINDS: Final = ("number", "date", "boolean")
 
@@ -57,16 +58,17 @@ class TableState:
         The table's columns.
     target : str, optional
         The column whose values are sampled even if they are strings.
+    total_rows : int, optional
+        Rows of the whole table, where that is known: the parts of a scan then share the sample's memory.
     """
 
-    def __init__(self, schema: pa.Schema, target: str | None = None) -> None:
+    def __init__(self, schema: pa.Schema, target: str | None = None, *, total_rows: int | None = None) -> None:
         self.columns = {field.name: ColumnState(field.name, kind_of_column(field.type)) for field in schema}
         self.sampled = [name for name, column in self.columns.items() if column.kind in _SAMPLED_KINDS]
-        # both hold the same rows in the same order, for these depend on the rows' numbers alone
-        self.sample = RowSample(SAMPLE_ROWS)
         is_category = target is not None and self.columns[target].kind == "category"
         self.target = target if is_category else None
-        self.target_sample = RowSample(SAMPLE_ROWS)
+        nbytes_per_row = 8 * max(1, len(self.sampled))
+        self.sample = RowSample(min(SAMPLE_ROWS, max(1, SAMPLE_NBYTES // nbytes_per_row)), total_rows=total_rows)
         self.num_rows = 0
 
     def update(self, table: pa.Table, first_row: int) -> None:
@@ -83,12 +85,17 @@ class TableState:
             column.update(table[name])
         self.num_rows += table.num_rows
         row = np.arange(first_row, first_row + table.num_rows)
-        if self.sampled:
-            floats = [pa.array(to_floats(table[name])) for name in self.sampled]
-            self.sample.update(pa.StructArray.from_arrays(floats, names=self.sampled), row)
+        names = [*self.sampled, *([self.target] if self.target is not None else [])]
+        if names:
+            self.sample.update(table.select(names), row, convert=self._whole_rows)
+
+    def _whole_rows(self, table: pa.Table) -> pa.StructArray:
+        """Return rows as structs, of the same type whatever the types of the chunk: floats, and the target as text."""
+        fields = [pa.array(to_floats(table[name])) for name in self.sampled]
         if self.target is not None:
             keys = [category_keys(chunk).cast(pa.large_string()) for chunk in plain_chunks(table[self.target])]
-            self.target_sample.update(pa.chunked_array(keys, pa.large_string()), row)
+            fields.append(pa.chunked_array(keys, pa.large_string()).combine_chunks())
+        return pa.StructArray.from_arrays(fields, names=[str(number) for number in range(len(fields))])
 
     def merge(self, other: TableState) -> None:
         """Take in what another state has seen.
@@ -102,7 +109,16 @@ class TableState:
             column.merge(other.columns[name])
         self.num_rows += other.num_rows
         self.sample.merge(other.sample)
-        self.target_sample.merge(other.target_sample)
+
+    @property
+    def num_sampled(self) -> int:
+        """Rows in the sample; all of them where no column is sampled."""
+        return len(self.sample.values) if self.sampled or self.target is not None else self.num_rows
+
+    @property
+    def sample_nbytes(self) -> int | None:
+        """The memory that cut the sample short; None where it did not."""
+        return SAMPLE_NBYTES if self.sample.size < SAMPLE_ROWS and self.num_sampled < self.num_rows else None
 
     def sampled_values(self) -> dict[str, np.ndarray]:
         """Return the sampled rows.
@@ -112,13 +128,12 @@ class TableState:
         dict of str to numpy.ndarray
             float64 [sampled rows] by column, NaN where missing; a target of two classes as 0 and 1.
         """
-        if not self.sampled:
-            found = {}
-        else:
-            values = self.sample.values
-            found = {name: values.field(at).to_numpy() for at, name in enumerate(self.sampled) if len(values)}
-        if self.target is not None and self.target_sample.num_rows:
-            encoded = self.target_sample.values.dictionary_encode()
+        rows = self.sample.values
+        if not len(rows):
+            return {}
+        found = {name: rows.field(at).to_numpy() for at, name in enumerate(self.sampled)}
+        if self.target is not None:
+            encoded = rows.field(len(self.sampled)).dictionary_encode()
             if len(encoded.dictionary) == 2:
                 found[self.target] = to_floats(encoded.indices)
         return found
@@ -148,7 +163,7 @@ def summarise_table(state: TableState, schema: pa.Schema) -> tuple[tuple[ColumnP
             state.columns[field.name],
             field.type,
             sample.get(field.name, nothing),
-            sample_is_exact=state.num_rows <= SAMPLE_ROWS,
+            sample_is_exact=state.num_sampled == state.num_rows,
         )
         for field in schema
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
 import platform
 import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,11 +19,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
 from dtk.errors import ArgumentError, BundleError
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, build, spec_to_dict
 from dtk.preparation import TablePreparation, Target
+from dtk.runtime import pack, unpack
 
 __all__ = ["Bundle"]
 
@@ -38,12 +41,23 @@ def _versions() -> dict[str, str]:
     return found | {name: metadata.version(name) for name in names}
 
 
+def _without_values(module: nn.Module, device: str) -> nn.Module:
+    """Copy a module, with new tensors of any content in place of those that `load_state_dict` fills."""
+    memo: dict[int, Any] = {}
+    state = module.state_dict(keep_vars=True)  # held, for its tensors' ids to stay theirs
+    for tensor in state.values():
+        if type(tensor) in (Tensor, nn.Parameter):  # others, such as uninitialised ones, know more than a shape
+            empty = torch.empty_like(tensor, device=device, requires_grad=False)
+            memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copy.deepcopy(module, memo)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Bundle:
     """A fitted model: weights, preparation, target, and how it came to be.
 
-    Bundles are made by training (`from_network`) and by `dtk.load`. They pickle compactly; the network is built on
-    first use, once a process.
+    Bundles are made by training (`from_network`) and by `dtk.load`. They pickle compactly, with a network of the user's
+    by value where it is no installed package; the network is built on first use, once a process.
 
     Parameters
     ----------
@@ -79,6 +93,7 @@ class Bundle:
     history: list[dict[str, Any]] = field(default_factory=list)
     plan_digest: str | None = None
     versions: dict[str, str] = field(default_factory=_versions)
+    _identity: str = field(init=False, default_factory=lambda: uuid.uuid4().hex)
 
     @classmethod
     def from_network(
@@ -151,10 +166,21 @@ class Bundle:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of all that decides a prediction."""
+        """Hash of all that decides a prediction; a network of the user's is like none but itself and its copies."""
         sha = hashlib.sha256(self.weights)
         sha.update(json.dumps(self.description(), sort_keys=True).encode())
+        if "custom" in self.model:  # its code may change while its name stays
+            sha.update(self._identity.encode())
         return sha.hexdigest()
+
+    @cached_property
+    def packed_module(self) -> bytes | None:
+        """The user's module as it travels, without its weights; unpacked where the network is built, and not before."""
+        # a worker unpickles what it receives outside of any task: a module that it cannot import would end the
+        # connection there, and the client would wait for ever
+        if isinstance(self.module, nn.Module):
+            return pack(_without_values(self.module, "meta"))
+        return None if self.module is None else pack(self.module)
 
     def description(self) -> dict[str, Any]:
         """Return what decides a prediction beside the weights, as plain JSON values.
@@ -182,23 +208,32 @@ class Bundle:
         Raises
         ------
         BundleError
-            If the network is the user's and was not given, or does not fit the weights.
+            If the network is the user's and was not given, cannot be imported, or does not fit the weights.
         """
-        if "custom" in self.model and self.module is None:
-            name = self.model["custom"]
-            raise BundleError(
-                f"model={name!r} is a network of your own, which a bundle never imports by itself; "
-                f"load it with dtk.load(path, module={name.rpartition(':')[2].rpartition('.')[2]})"
-            )
-        network = build(self.model if self.module is None else self.module, self.schema)
+        network = build(self._given_module() if "custom" in self.model else self.model, self.schema)
         try:
             network.load_state_dict(load_tensors(self.weights))
         except SafetensorError as error:
             raise BundleError(f"the weights of this bundle are no safetensors: {error}") from error
         except RuntimeError as error:
-            hint = "" if self.module is None else "; give the module= that was trained"
+            hint = "; give the module= that was trained" if "custom" in self.model else ""
             raise BundleError(f"the weights do not fit model={self.model!r}{hint}: {error}") from error
         return network
+
+    def _given_module(self) -> ModelSpec:
+        name = self.model["custom"]
+        if self.module is not None:
+            return self.module
+        if self.packed_module is None:
+            raise BundleError(
+                f"model={name!r} is a network of your own, which a bundle never imports by itself; "
+                f"load it with dtk.load(path, module={name.rpartition(':')[2].rpartition('.')[2]})"
+            )
+        try:
+            module: ModelSpec = unpack(self.packed_module)
+        except (ImportError, AttributeError) as error:
+            raise BundleError(f"model={name!r} cannot be built here: {error}") from error
+        return _without_values(module, "cpu") if isinstance(module, nn.Module) else module
 
     def prepared_model(self) -> PreparedModel:
         """Return the network behind its preparation, built once a process, in evaluation mode.
@@ -295,10 +330,7 @@ class Bundle:
         return self.digest
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "digest"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        return {**self.__dict__, "module": None, "packed_module": self.packed_module}
 
     def __repr__(self) -> str:
         name = self.model.get("name") or self.model["custom"]

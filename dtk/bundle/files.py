@@ -20,7 +20,7 @@ from dtk.errors import ArgumentError, BundleError, DtkError, NotFoundError
 from dtk.models import ModelSchema
 from dtk.preparation import TablePreparation, target_from_dict
 
-__all__ = ["load", "save"]
+__all__ = ["check_destination", "load", "save"]
 
 FORMAT: Final = "dtk-bundle"
 VERSION: Final = 1
@@ -43,14 +43,9 @@ def save(bundle: Bundle, path: str | os.PathLike[str], *, overwrite: bool = Fals
     Raises
     ------
     ArgumentError
-        If something is there already.
+        If something is there already, or nothing can be written there.
     """
-    path = Path(path)
-    if path.exists() or path.is_symlink():
-        if not overwrite:
-            raise ArgumentError(f"path={str(path)!r} is there already; choose another, or give overwrite=True")
-        if not (path / DESCRIPTION).is_file():
-            raise ArgumentError(f"path={str(path)!r} is no bundle, and overwrite=True replaces nothing else")
+    path = check_destination(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     token = uuid.uuid4().hex[:8]
     new, old = (path.with_name(f".{path.name}.{token}.{state}") for state in ("new", "old"))
@@ -67,6 +62,44 @@ def save(bundle: Bundle, path: str | os.PathLike[str], *, overwrite: bool = Fals
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def check_destination(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Refuse a path that a bundle cannot be written to, before the work whose result it is for.
+
+    Parameters
+    ----------
+    path : str or path
+        Of the directory to come.
+    overwrite : bool
+        Whether to replace a bundle that is there.
+
+    Returns
+    -------
+    pathlib.Path
+        Absolute, with links followed: a link to a bundle stays one, and the bundle it leads to is replaced.
+
+    Raises
+    ------
+    ArgumentError
+        If something is there that may not be replaced, or no directory can be made there.
+    """
+    given = str(path)
+    try:
+        path = Path(path).resolve()
+        if path.exists():
+            if not overwrite:
+                raise ArgumentError(f"path={given!r} is there already; choose another, or give overwrite=True")
+            if not (path / DESCRIPTION).is_file():
+                raise ArgumentError(f"path={given!r} is no bundle, and overwrite=True replaces nothing else")
+        parent = next(parent for parent in path.parents if parent.exists())
+    except (OSError, RuntimeError) as error:  # a loop of links is the one or the other, by Python's version
+        raise ArgumentError(f"path={given!r} cannot be reached ({error}); choose another") from error
+    if not parent.is_dir():
+        raise ArgumentError(f"path={given!r} cannot be made: {str(parent)!r} is a file; choose another")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise ArgumentError(f"path={given!r} cannot be made: you may not write to {str(parent)!r}; choose another")
+    return path
 
 
 def load(

@@ -10,12 +10,13 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dtk.bundle.bundle import Bundle
 from dtk.errors import ArgumentError
-from dtk.evaluation import make_metrics
-from dtk.preparation import ClassTarget, NumberTarget, schema_of, table_of_array
-from dtk.sources import TableSource, as_source
+from dtk.evaluation import class_logits, make_metrics
+from dtk.preparation import ClassTarget, NumberTarget, table_of_array
+from dtk.sources import TableSource, as_source, schema_of
 from dtk.statistics import scan
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate", "predict"]
 
-_BATCH_ROWS: Final = 65_536
+_BATCH_NBYTES: Final = 64 * 2**20
+_BATCH_ROWS: Final = (256, 65_536)
 
 
 def predict(bundle: Bundle, data: Any, *, proba: bool = False) -> Any:
@@ -117,11 +119,22 @@ class _Evaluation:
 def _outputs(bundle: Bundle, table: pa.Table) -> Iterator[tuple[pa.Table, torch.Tensor]]:
     """Run the network over slices of a table; yields (slice, its outputs)."""
     model = bundle.prepared_model()
-    for start in range(0, table.num_rows, _BATCH_ROWS):
-        part = table.slice(start, _BATCH_ROWS)
+    num_rows = _batch_rows(bundle, model)
+    for start in range(0, table.num_rows, num_rows):
+        part = table.slice(start, num_rows)
         batch = {name: torch.from_numpy(array) for name, array in bundle.preparation.encode(part).items()}
         with torch.inference_mode():
             yield part, model(batch.get("inputs"), batch.get("codes"))
+
+
+def _batch_rows(bundle: Bundle, model: nn.Module) -> int:
+    """Choose how many rows go through the network at once: inputs, outputs, and both sides of its widest layer."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    widest = max((layer.in_features + layer.out_features for layer in layers), default=0)
+    schema = bundle.schema
+    row_nbytes = 4 * (schema.num_inputs + widest) + 8 * (len(schema.cardinalities) + schema.num_outputs)
+    least, most = _BATCH_ROWS
+    return min(most, max(least, _BATCH_NBYTES // row_nbytes))
 
 
 def _predict_table(bundle: Bundle, table: pa.Table, proba: bool) -> NDArray[Any]:
@@ -135,11 +148,11 @@ def _predict_table(bundle: Bundle, table: pa.Table, proba: bool) -> NDArray[Any]
 
 def _decode(bundle: Bundle, outputs: torch.Tensor, proba: bool) -> NDArray[Any]:
     """Turn what the network returns into what the user asked for."""
-    if proba:
-        chances: NDArray[Any] = torch.softmax(outputs.double(), dim=1).numpy()
-        return chances
     if isinstance(bundle.target, ClassTarget):
-        return bundle.target.decode(outputs.argmax(dim=1).numpy())
+        logits = class_logits(outputs)
+        return (
+            torch.softmax(logits.double(), dim=1).numpy() if proba else bundle.target.decode(logits.argmax(1).numpy())
+        )
     if isinstance(bundle.target, NumberTarget):
         return bundle.target.decode(outputs.reshape(-1).numpy())
     plain: NDArray[Any] = outputs.double().numpy()

@@ -11,8 +11,11 @@ def main() -> None:
     Raises
     ------
     SystemExit
-        Always: 0 if all is well, 1 after an error, 2 if it was used wrongly, 130 after Ctrl-C.
+        Always: 0 if all is well, 1 after an error, 2 if it was used wrongly, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    from dtk.cli.app import app
+    import signal
 
+    from dtk.cli.app import app, terminate
+
+    signal.signal(signal.SIGTERM, terminate)
     app(prog_name="dtk")

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import inspect
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,11 +25,32 @@ from dtk.cli.profile import profile
 from dtk.cli.train import train
 from dtk.errors import DtkError
 
-__all__ = ["app", "as_verb"]
+__all__ = ["Terminated", "app", "as_verb", "terminate"]
 
-INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
+INTERRUPTED, TERMINATED = 130, 143  # as shells have it: 128 and the number of the signal
 
 _Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what is open is closed on the way out, as after Ctrl-C."""
+
+
+def terminate(*_: object) -> None:
+    """Handle SIGTERM: leave by an exception, and let no second signal interrupt the cleaning up.
+
+    Parameters
+    ----------
+    *_ : object
+        The signal, and the frame in which it came.
+
+    Raises
+    ------
+    Terminated
+        Always.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: None)  # unlike SIG_IGN, processes that are started don't inherit it
+    raise Terminated
 
 
 def as_verb(function: Callable[..., None]) -> Callable[..., None]:
@@ -82,6 +104,9 @@ def _example(function: Callable[..., None]) -> str:
 def _one_line_errors(debug: bool) -> Iterator[None]:
     try:
         yield
+    except Terminated:
+        print("terminated", file=sys.stderr)
+        raise typer.Exit(TERMINATED) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None

@@ -32,7 +32,7 @@ def demo(
     output : str
         The directory for everything that is written; what an earlier demo left there is replaced.
     epochs : int, optional
-        Of training, at most; by default 6, and 1 for several copies.
+        Of training, at most; by default 3, and 1 for several copies.
     json : bool
         Print one JSON object, and nothing else, on standard output.
 
@@ -47,17 +47,20 @@ def demo(
     --------
     $ dtk demo --scale 40
     """
-    from dtk.demo import LOADER_MEMORY, RANK_MEMORY, WORKER_MEMORY, run_demo, summary
+    from dtk.demo import LOADER_MEMORY, RANK_MEMORY, WORKER_MEMORY, check_demo, run_demo, summary
     from dtk.runtime import connect
 
     directory = Path(output).absolute()
+    if epochs is None:
+        epochs = 3 if scale == 1 else 1
+    check_demo(directory, scale=scale, epochs=epochs)
     directory.mkdir(parents=True, exist_ok=True)
     with only_results(), connect(workers=2, threads=1, memory=WORKER_MEMORY, rank_memory=RANK_MEMORY) as client:
         result = run_demo(
             client,
             directory,
             scale=scale,
-            epochs=epochs if epochs is not None else 6 if scale == 1 else 1,
+            epochs=epochs,
             memory=LOADER_MEMORY,
             say=lambda line: print(line, file=sys.stderr, flush=True),
         )

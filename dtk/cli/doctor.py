@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import uuid
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ __all__ = ["Finding", "doctor", "judge_cluster", "judge_machine"]
 
 PORTS: Final = {8786: "the scheduler", 8787: "the dashboard"}
 LEAST_SCRATCH_NBYTES: Final = 5 << 30
-WHEELS: Final = ("13.0", "12.8", "12.6", "11.8")  # of CUDA, for which torch comes ready built
+WHEELS: Final = ("13.0", "12.8", "12.6")  # of CUDA, for which torch comes ready built
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def judge_machine(facts: Mapping[str, Any]) -> list[Finding]:
     installed = {name: version for name, version in facts["versions"].items() if version is not None}
     findings = [Finding("ok", "versions", ", ".join(f"{name} {version}" for name, version in installed.items()))]
     findings += [
-        Finding("error", "versions", f"{name} is not installed; pip install dask-dtk brings it")
+        Finding("error", "versions", f"{name} is not installed; install dtk again, which brings it")
         for name, version in facts["versions"].items()
         if version is None
     ]
@@ -131,27 +130,34 @@ def judge_cluster(here: Mapping[str, Any], others: Mapping[str, Mapping[str, Any
     Returns
     -------
     list of Finding
-        An error for each package of which the versions differ.
+        One for each package and version that differ: an error, or a warning where only the patch does.
     """
     findings = []
     for name, version in here["versions"].items():
         differing: dict[str, list[str]] = {}
         for place, facts in others.items():
             found = facts["versions"].get(name)
-            if _series(name, found) != _series(name, version):
+            if _parts(name, found) != _parts(name, version):
                 differing.setdefault(found or "missing", []).append(place)
         findings += [
-            Finding("error", "versions", f"{name} is {version} here but {found} on {_few(places)}; install the same")
+            Finding(
+                "warning" if _parts(name, found)[:2] == _parts(name, version)[:2] else "error",
+                "versions",
+                f"{name} is {version} here but {found} on {_few(places)}; install the same",
+            )
             for found, places in differing.items()
         ]
     return findings or [Finding("ok", "versions", "the same here, on the scheduler and on all workers")]
 
 
-def _series(name: str, version: str | None) -> str | None:
-    """Cut a version to what must agree: 3.11 of Python, and no label such as ``+cpu``, which hosts may differ in."""
-    if version is None:
-        return None
-    return ".".join(version.split(".")[:2]) if name == "python" else version.partition("+")[0]
+def _parts(name: str, version: str | None) -> list[str]:
+    """Take a version apart, without a label such as ``+cpu``, which hosts may differ in, and without Python's patch.
+
+    >>> _parts("torch", "2.13.0+cpu"), _parts("python", "3.11.7")
+    (['2', '13', '0'], ['3', '11'])
+    """
+    parts = (version or "missing").partition("+")[0].split(".")
+    return parts[:2] if name == "python" else parts
 
 
 def _few(places: Iterable[str]) -> str:
@@ -182,7 +188,7 @@ def _judge_gpus(facts: Mapping[str, Any]) -> list[Finding]:
     ]
     if gpus["visible"] in ("", "-1"):
         findings.append(Finding("warning", "GPU", "CUDA_VISIBLE_DEVICES hides all of them; unset it to train on them"))
-    fitting = next((cuda for cuda in WHEELS if newest is None or _number(cuda) <= _number(newest)), None)
+    fitting = next((cuda for cuda in WHEELS if newest is None or _major(cuda) <= _major(newest)), None)
     remedy = f"pip install torch --index-url https://download.pytorch.org/whl/cu{(fitting or '').replace('.', '')}"
     if fitting is None:
         remedy = "install a newer driver"
@@ -190,7 +196,7 @@ def _judge_gpus(facts: Mapping[str, Any]) -> list[Finding]:
         findings.append(
             Finding("warning", "torch", f"torch {torch} is built for CPUs and leaves the GPU idle; {remedy}")
         )
-    elif newest is not None and _number(built)[0] > _number(newest)[0]:
+    elif newest is not None and _major(built) > _major(newest):
         text = f"torch {torch} is built for CUDA {built} but the driver takes CUDA up to {newest}; {remedy}"
         findings.append(Finding("error", "torch", text))
     else:
@@ -202,8 +208,9 @@ def _counted(names: list[str]) -> str:
     return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
 
 
-def _number(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version))
+def _major(cuda: str) -> int:
+    """Return what must agree: within one major version of CUDA, older drivers run newer builds."""
+    return int(cuda.partition(".")[0])
 
 
 def _judge_threads(facts: Mapping[str, Any]) -> list[Finding]:

@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from dtk.cli.output import AsSpec, Cluster, Json, joined, only_results, print_json, print_pairs
+from dtk.cli.output import AsSpec, Cluster, Format, Json, joined, only_results, print_json, print_pairs
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE")],
-    path: Annotated[str, typer.Argument()],
+    path: Annotated[str, typer.Argument(metavar="PATH")],
     *,
     spec: AsSpec = None,
+    format: Format = None,
     cluster: Cluster = None,
     json: Json = False,
 ) -> None:
@@ -29,6 +30,8 @@ def evaluate(
         The data, with the target: a file, a directory, a pattern with wildcards, or a URL.
     spec : str, optional
         The spec that the bundle was trained by: its derived columns and filters are made here, too.
+    format : str, optional
+        Of the data: parquet, csv, zarr or netcdf; guessed if not given.
     cluster : str, optional
         The scheduler, or a cluster file, to join; threads of this process if not given.
     json : bool
@@ -44,7 +47,7 @@ def evaluate(
     with only_results():
         fitted = dtk.load(bundle)
         target = [] if fitted.target is None else [fitted.target.name]
-        data = opened_as(path, spec, [*fitted.preparation.columns, *target], filtered=True)
+        data = opened_as(path, spec, [*fitted.preparation.columns, *target], filtered=True, format=format)
         with joined(cluster):
             metrics = fitted.evaluate(data, progress=True)
     if json:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import io
 import operator
+import re
 import tokenize
 from collections.abc import Callable
 from functools import reduce
@@ -20,6 +21,9 @@ from dtk.config import did_you_mean
 from dtk.errors import ArgumentError
 
 __all__ = ["evaluate", "names_in"]
+
+# A text, or a name between backticks: whichever starts first.
+_TEXT_OR_NAME: Final = re.compile(r"""("(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')|`([^`]*)`""", re.DOTALL)
 
 _OPERATORS: Final[dict[type[ast.AST], Callable[..., Any]]] = {
     ast.Add: operator.add,
@@ -103,9 +107,9 @@ def evaluate(text: str, data: Any) -> Any:
         raise ArgumentError("; ".join(f"{name!r} is no column{did_you_mean(name, data.columns)}" for name in unknown))
     try:
         result = _Evaluation(data, quoted).visit(tree)
-    except (TypeError, ValueError, AttributeError, NotImplementedError) as error:
-        if isinstance(error, ArgumentError):
-            raise
+    except ArgumentError:
+        raise
+    except (TypeError, ValueError, AttributeError, NotImplementedError, ArithmeticError) as error:
         raise ArgumentError(" ".join(str(error).split()) or type(error).__name__) from None
     if not hasattr(result, "dask"):
         raise ArgumentError("names no column; write it with the columns that it is made of")
@@ -149,14 +153,20 @@ def _parsed(text: str) -> tuple[ast.expr, dict[str, str]]:
 def _prepared(text: str) -> tuple[str, dict[str, str]]:
     """Turn names between backticks into Python names, and ``&`` and ``|`` into words, which bind as pandas wants."""
     quoted: dict[str, str] = {}
-    parts = text.strip().split("`")
-    if len(parts) % 2 == 0:
+    prefix = "_quoted_"
+    while prefix in text:
+        prefix += "_"
+
+    def replaced(found: re.Match[str]) -> str:
+        if found[2] is None:
+            return found[1]
+        name = f"{prefix}{len(quoted)}"
+        quoted[name] = found[2]
+        return name
+
+    source = " ".join(_TEXT_OR_NAME.sub(replaced, text.strip()).split("\n"))
+    if "`" in _TEXT_OR_NAME.sub("", text):
         raise ArgumentError("is no expression: a backtick is not closed")
-    for number in range(1, len(parts), 2):
-        name = f"_quoted_{number}"
-        quoted[name] = parts[number]
-        parts[number] = name
-    source = " ".join("".join(parts).split("\n"))
     words = {"&": "and", "|": "or"}
     try:
         tokens = [
@@ -199,7 +209,16 @@ class _Evaluation(ast.NodeVisitor):
         return [self.visit(item) for item in node.elts]
 
     def visit_BinOp(self, node: ast.BinOp) -> Any:
-        return self._operator(node.op)(self.visit(node.left), self.visit(node.right))
+        left, right = self.visit(node.left), self.visit(node.right)
+        if not hasattr(left, "dask") and not hasattr(right, "dask"):
+            return self._of_constants(node, left, right)
+        return self._operator(node.op)(left, right)
+
+    def _of_constants(self, node: ast.BinOp, left: Any, right: Any) -> Any:
+        """Compute at once what names no column; in floats where whole numbers could grow without end."""
+        if not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
+            raise ArgumentError(f"{ast.unparse(node)!r} names no column and no numbers; write its value")
+        return self._operator(node.op)(float(left) if isinstance(node.op, ast.Pow) else left, right)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> Any:
         return self._operator(node.op)(self.visit(node.operand))
@@ -215,6 +234,7 @@ class _Evaluation(ast.NodeVisitor):
     def _compared(self, left: Any, op: ast.cmpop, right: Any) -> Any:
         # As in pandas, == with a list asks for any of its values.
         if isinstance(right, list) and hasattr(left, "isin") and isinstance(op, (ast.In, ast.NotIn, ast.Eq, ast.NotEq)):
+            _refuse_columns(right)
             found = left.isin(right)
             return found if isinstance(op, (ast.In, ast.Eq)) else ~found
         return self._operator(op)(left, right)
@@ -237,8 +257,14 @@ class _Evaluation(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> Any:
         arguments = [self.visit(item) for item in node.args]
-        named = {item.arg: self.visit(item.value) for item in node.keywords if item.arg is not None}
+        named = {}
+        for item in node.keywords:
+            if item.arg is None:
+                raise ArgumentError(f"'**{ast.unparse(item.value)}' is not allowed; name each argument")
+            named[item.arg] = self.visit(item.value)
         if isinstance(node.func, ast.Attribute):
+            if node.func.attr == "isin":
+                _refuse_columns([*arguments, *named.values()])
             return self.visit(node.func)(*arguments, **named)
         name = node.func.id if isinstance(node.func, ast.Name) else ast.unparse(node.func)
         if name not in _FUNCTIONS:
@@ -261,3 +287,9 @@ class _Evaluation(ast.NodeVisitor):
                 f"{type(node).__name__} is no operator here; write it with and, or, not and comparisons"
             )
         return _OPERATORS[type(node)]
+
+
+def _refuse_columns(values: list[Any]) -> None:
+    """Refuse columns among the values that something is looked for in: Dask would look in the whole column, or fail."""
+    if any(hasattr(value, "dask") for value in values):
+        raise ArgumentError("looks in a column; name values, as in [1, 2], or compare columns with ==")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dtk.cli.output import Json, only_results, print_json, print_pairs, print_table
+from dtk.cli.output import Format, Json, only_results, print_json, print_pairs, print_table
 from dtk.memory import format_nbytes
 
 __all__ = ["inspect"]
@@ -16,13 +16,15 @@ TINY_ROWS, HUGE_NBYTES, MANY_CHUNKS = 1_000, 1 << 30, 8
 TINY_NBYTES: Final = 64 << 10
 
 
-def inspect(path: Annotated[str, typer.Argument()], *, json: Json = False) -> None:
+def inspect(path: Annotated[str, typer.Argument(metavar="PATH")], *, format: Format = None, json: Json = False) -> None:
     """Say what is there, from metadata alone: files, columns, chunks, rows and bytes.
 
     Parameters
     ----------
     path : str
         Parquet, CSV, Zarr or NetCDF: a file, a directory, a pattern with wildcards, or a URL.
+    format : str, optional
+        Of the data: parquet, csv, zarr or netcdf; guessed if not given.
     json : bool
         Print one JSON object, and nothing else, on standard output.
 
@@ -34,11 +36,11 @@ def inspect(path: Annotated[str, typer.Argument()], *, json: Json = False) -> No
     from dtk.sources.listing import list_files
 
     with only_results():
-        listing = list_files(path)
+        listing = list_files(path, format=format)
         data = dtk.open(path, format=listing.format)
         found: dict[str, Any] = {"path": path, "format": listing.format, "num_files": len(listing.files)}
         if listing.format == "parquet":
-            found |= _parquet(path)
+            found |= _parquet(data)
         elif listing.format == "csv":
             found |= _csv(data, listing)
         else:
@@ -49,11 +51,11 @@ def inspect(path: Annotated[str, typer.Argument()], *, json: Json = False) -> No
         _show(found)
 
 
-def _parquet(path: str) -> dict[str, Any]:
+def _parquet(data: Any) -> dict[str, Any]:
     from dtk.sources import as_source
     from dtk.statistics import infer_kind
 
-    source: Any = as_source(path)
+    source: Any = as_source(data)
     rows, nbytes = source.chunk_rows, source.chunk_nbytes
     chunks = {
         "num": source.num_chunks,

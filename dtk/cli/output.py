@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
 __all__ = [
     "AsSpec",
     "Cluster",
+    "Format",
     "Json",
     "Overwrite",
     "joined",
@@ -32,6 +33,7 @@ PIPE_WIDTH: Final = 1000
 Json = Annotated[bool, typer.Option("--json")]
 Overwrite = Annotated[bool, typer.Option("--overwrite")]
 Cluster = Annotated[str | None, typer.Option(metavar="ADDRESS|FILE")]
+Format = Annotated[Literal["parquet", "csv", "zarr", "netcdf"] | None, typer.Option("--format")]
 AsSpec = Annotated[str | None, typer.Option("--spec", metavar="SPEC.yaml")]
 
 
@@ -44,10 +46,13 @@ def only_results() -> Iterator[None]:
     None
         Standard output is for results, which are printed afterwards.
     """
+    if sys.stdout is None:  # closed by the shell, as in `>&-`: there is nothing to keep clean
+        yield
+        return
     sys.stdout.flush()
     try:
         kept = os.dup(1)
-    except OSError:  # it is closed: there is nothing to keep clean
+    except OSError:  # closed later
         yield
         return
     os.dup2(2, 1)
@@ -149,6 +154,8 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, righ
     right : iterable of str
         Columns that are aligned to the right: numbers.
     """
+    if sys.stdout is None:  # as print() has it: nobody looks
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table

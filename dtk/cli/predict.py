@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from dtk.cli.output import AsSpec, Cluster, Json, Overwrite, joined, only_results, print_json
+from dtk.cli.output import AsSpec, Cluster, Format, Json, Overwrite, joined, only_results, print_json
 
 __all__ = ["predict"]
 
@@ -21,6 +21,7 @@ def predict(
     keep: Annotated[list[str] | None, typer.Option(metavar="COLUMN")] = None,
     overwrite: Overwrite = False,
     spec: AsSpec = None,
+    format: Format = None,
     cluster: Cluster = None,
     json: Json = False,
 ) -> None:
@@ -44,6 +45,8 @@ def predict(
         Replace what is there, once the new is complete.
     spec : str, optional
         The spec that the bundle was trained by: its derived columns are made here, too.
+    format : str, optional
+        Of the input: parquet, csv, zarr or netcdf; guessed if not given.
     cluster : str, optional
         The scheduler, or a cluster file, to join; threads of this process if not given.
     json : bool
@@ -52,7 +55,7 @@ def predict(
     Raises
     ------
     ArgumentError
-        If there is something at the output already, or a column to keep is not there.
+        If something at the output may not be replaced, such as the input, or a column to keep is not there.
 
     Examples
     --------
@@ -65,7 +68,7 @@ def predict(
         fitted = dtk.load(bundle)
         if Path(output).exists() and not overwrite:
             raise dtk.ArgumentError(f"output={output!r} is there already; give another name, or --overwrite")
-        data = opened_as(input, spec, [*fitted.preparation.columns, *(keep or ())], filtered=False)
+        data = opened_as(input, spec, [*fitted.preparation.columns, *(keep or ())], filtered=False, format=format)
         predictions = _beside_kept(fitted.predict(data, proba=proba), data, list(keep or ()))
         with joined(cluster):
             written = dtk.write_parquet(predictions, output, overwrite=overwrite, progress=True)

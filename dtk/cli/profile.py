@@ -6,16 +6,17 @@ from typing import Annotated
 
 import typer
 
-from dtk.cli.output import Cluster, Json, joined, only_results, print_json
+from dtk.cli.output import Cluster, Format, Json, joined, only_results, print_json
 
 __all__ = ["profile"]
 
 
 def profile(
-    path: Annotated[str, typer.Argument()],
+    path: Annotated[str, typer.Argument(metavar="PATH")],
     *,
     html: Annotated[str | None, typer.Option(metavar="FILE")] = None,
     target: Annotated[str | None, typer.Option(metavar="COLUMN")] = None,
+    format: Format = None,
     cluster: Cluster = None,
     json: Json = False,
 ) -> None:
@@ -29,6 +30,8 @@ def profile(
         Write a page with plots to this file.
     target : str, optional
         The column to predict: warns of imbalance, and of columns that give it away.
+    format : str, optional
+        Of the data: parquet, csv, zarr or netcdf; guessed if not given.
     cluster : str, optional
         The scheduler, or a cluster file, to join; threads of this process if not given.
     json : bool
@@ -39,9 +42,10 @@ def profile(
     $ dtk profile flights/ --html profile.html
     """
     from dtk.analytics import profile as make_profile
+    from dtk.sources import open as open_data
 
     with only_results(), joined(cluster):
-        report = make_profile(path, target=target)
+        report = make_profile(open_data(path, format=format), target=target)
         saved = None if html is None else str(report.save(html))
     if json:
         print_json(report.to_dict())

@@ -8,7 +8,17 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    field_validator,
+    model_validator,
+)
 from pydantic_core.core_schema import ValidationInfo
 
 from dtk.config import Mistake, find_mistakes, read_yaml
@@ -31,6 +41,19 @@ def _is_size(value: Any) -> Any:
             parse_nbytes(value)
         except (ArgumentError, TypeError):
             raise ValueError("is no size in bytes; write it as '512 MiB' or '1.5 GB'") from None
+    return value
+
+
+def _is_no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")
+    return value
+
+
+def _is_address(value: str | None) -> str | None:
+    host, _, port = (value or "").rpartition(":")
+    if value is not None and not (host and port.isdigit() and int(port) < 2**16):
+        raise ValueError("should be host:port, for example '127.0.0.1:8787'")
     return value
 
 
@@ -94,7 +117,7 @@ class ClusterSpec(_Section):
     threads: int | None = Field(default=None, ge=1)
     memory: Size | None = None
     rank_memory: Size | None = None
-    dashboard: str | None = None
+    dashboard: Annotated[str | None, AfterValidator(_is_address)] = None
 
 
 class Spec(_Section):
@@ -112,7 +135,7 @@ class Spec(_Section):
     kinds: dict[str, Literal["number", "category", "date", "boolean", "ignore"]] = {}
     model: str | dict[str, Any] = "mlp"
     epochs: int = Field(default=10, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     batch_size: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
     class_weight: Literal["balanced"] | dict[str | int | float | bool, float] | None = None
@@ -123,16 +146,21 @@ class Spec(_Section):
         ]
         | None
     ) = None
-    ranks: int | None = Field(default=None, ge=1)
+    ranks: Annotated[int | None, BeforeValidator(_is_no_boolean)] = Field(default=None, ge=1)
     seed: int = Field(default=0, ge=0, lt=2**32)
     memory: Size = "1 GiB"
-    output: str | None = None
+    output: str | None = Field(default=None, min_length=1)
 
     # Each check sits at the later of its fields and looks at the earlier ones: so pydantic finds all mistakes at once.
 
     @field_validator("inputs", "exclude")
     @classmethod
     def _not_the_target(cls, columns: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        twice = [name for name in dict.fromkeys(columns or ()) if (columns or []).count(name) > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} stands here twice; give each column once")
+        if info.field_name == "inputs" and columns == []:
+            raise ValueError("names no column; leave it out to learn from all")
         if columns is not None and info.data.get("target") in columns:
             raise ValueError(f"the target {info.data['target']!r} is no input anyway; leave it out here")
         both = sorted(set(columns or ()) & set(info.data.get("inputs") or ())) if info.field_name == "exclude" else []
@@ -168,15 +196,6 @@ class Spec(_Section):
         if weight is not None and weight in (info.data.get("target"), *(info.data.get("inputs") or ())):
             raise ValueError("a column of weights can't be the target or an input, too")
         return weight
-
-    @field_validator("ranks")
-    @classmethod
-    def _has_workers(cls, ranks: int | None, info: ValidationInfo) -> int | None:
-        cluster = info.data.get("cluster")
-        workers = cluster.workers if isinstance(cluster, ClusterSpec) else None
-        if ranks is not None and workers is not None and ranks > workers:
-            raise ValueError(f"cluster.workers={workers} has no room for so many; give as many workers as ranks")
-        return ranks
 
 
 def read_spec(path: str | os.PathLike[str]) -> tuple[Spec | None, list[Mistake]]:

@@ -37,12 +37,13 @@ def train(
     Raises
     ------
     ArgumentError
-        If there is something at the output already, or anything in the spec is wrong.
+        If the output cannot be written, a piece of the split has no rows, or anything in the spec is wrong.
 
     Examples
     --------
     $ dtk train late.yaml --output late.bundle
     """
+    from dtk.bundle.files import check_destination
     from dtk.cli.job import prepare
     from dtk.errors import ArgumentError
 
@@ -52,13 +53,15 @@ def train(
         destination = str(Path(output or job.output).absolute())
         if Path(destination).exists() and not overwrite:
             raise ArgumentError(f"output={destination!r} is there already; give another --output, or --overwrite")
+        check_destination(destination, overwrite=overwrite)
         print(f"{job.task} of {job.spec.target!r} from {len(job.inputs)} columns", file=sys.stderr)
         with job.cluster():
+            job.refuse_empty_pieces()
             model = job.estimator().fit(
                 job.pieces["train"], sample_weight=job.spec.sample_weight, validation=job.pieces.get("validation")
             )
+            model.bundle_.save(destination, overwrite=overwrite)  # before anything else can fail
             metrics = model.bundle_.evaluate(job.pieces["test"], progress=True)
-            model.bundle_.save(destination, overwrite=overwrite)
     report = model.report_
     result = {
         "task": job.task,

@@ -166,12 +166,7 @@ class LabelledEncoder:
         for name, column in (("target", target), ("weight", weight)):
             if column is None or name in fields:
                 continue
-            kind = _column_type(schema, column, name)
-            if not _is_number(kind):
-                raise ArgumentError(
-                    f"{name}={column!r} holds {kind}, neither numbers nor booleans; "
-                    "pass a preparation= that encodes it, or derive a number from it first"
-                )
+            kind = _label_type(schema, column, name)
             is_whole = name == "target" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
             fields[name] = Field(np.dtype(np.int64 if is_whole else np.float32))
             self._labels[name] = column
@@ -196,7 +191,7 @@ class LabelledEncoder:
         Raises
         ------
         DataError
-            If a target or a weight is null.
+            If a target or a weight is null, NaN or infinite, or a weight negative.
         """
         return {**self._inputs.encode(table), **self._encode_labels(table)}
 
@@ -216,7 +211,7 @@ class LabelledEncoder:
         Raises
         ------
         DataError
-            If a target or a weight is null.
+            If a target or a weight is null, NaN or infinite, or a weight negative.
         """
         labels = self._encode_labels(table)
         tiles = getattr(self._inputs, "tiles", None)
@@ -230,12 +225,18 @@ class LabelledEncoder:
         encoded: dict[str, NDArray[Any]] = {}
         for name, column in self._labels.items():
             values = table.column(column)
-            if values.null_count:
-                raise DataError(
-                    f"{name}={column!r} is null in {values.null_count} rows; leave these rows out first, "
-                    f"for example with data.dropna(subset=[{column!r}])"
-                )
-            encoded[name] = _to_numpy(values).astype(self.fields[name].dtype, copy=False)
+            known = f"{name}={column!r}"
+            _refuse_rows(known, "null", values.null_count, f"for example with data.dropna(subset=[{column!r}])")
+            with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
+                label = _to_numpy(values).astype(self.fields[name].dtype, copy=False)
+            if label.dtype.kind == "f":
+                infinite = int(np.count_nonzero(~np.isfinite(label)))
+                remedy = f"for example with data[numpy.isfinite(data[{column!r}])]"
+                _refuse_rows(known, "NaN, infinite or too large for float32", infinite, remedy)
+            if name == "weight":
+                negative = int(np.count_nonzero(label < 0))
+                _refuse_rows(known, "negative", negative, f"for example with data[data[{column!r}] >= 0]")
+            encoded[name] = label
         if self._makes_ones:
             encoded["weight"] = np.ones(table.num_rows, np.float32)
         return encoded
@@ -272,8 +273,14 @@ def make_encoder(
     Raises
     ------
     ArgumentError
-        If a column is missing, is of a type that needs a preparation, or if inputs and preparation disagree.
+        If a column is missing, is of a type that needs a preparation, or if inputs and preparation disagree; if inputs
+        hold the target, the weight, or a column twice.
     """
+    for name, label in (("target", target), ("weight", weight)):
+        if label is not None and (preparation is None or name not in preparation.fields):
+            _label_type(schema, label, name)
+    if inputs is not None:
+        _check_inputs(inputs, target=target, weight=weight)
     if preparation is None:
         chosen = [name for name in schema.names if name not in (target, weight)] if inputs is None else list(inputs)
         preparation = PlainEncoder(schema, chosen)
@@ -283,6 +290,32 @@ def make_encoder(
     for column in preparation.columns:
         _column_type(schema, column, "preparation")
     return LabelledEncoder(preparation, schema, target=target, weight=weight)
+
+
+def _label_type(schema: pa.Schema, column: str, name: str) -> pa.DataType:
+    kind = _column_type(schema, column, name)
+    if not _is_number(kind):
+        raise ArgumentError(
+            f"{name}={column!r} holds {kind}, neither numbers nor booleans; "
+            "pass a preparation= that encodes it, or derive a number from it first"
+        )
+    return kind
+
+
+def _check_inputs(inputs: Sequence[str], *, target: str | None, weight: str | None) -> None:
+    if isinstance(inputs, str):
+        raise ArgumentError(f"inputs={inputs!r} must be a list of columns; give inputs=[{inputs!r}]")
+    for name, label in (("target", target), ("weight", weight)):
+        if label is not None and label in inputs:
+            raise ArgumentError(f"inputs={list(inputs)!r} hold the {name} {label!r}; leave it out of inputs=")
+    twice = sorted({name for name in inputs if list(inputs).count(name) > 1})
+    if twice:
+        raise ArgumentError(f"inputs={list(inputs)!r} name {twice} twice; give each column once")
+
+
+def _refuse_rows(known: str, problem: str, num_rows: int, remedy: str) -> None:
+    if num_rows:
+        raise DataError(f"{known} is {problem} in {num_rows} rows; leave these rows out first, {remedy}")
 
 
 def _column_type(schema: pa.Schema, column: str, argument: str) -> pa.DataType:

@@ -74,17 +74,17 @@ class MLP(nn.Module):
         norm: str | None = None,
     ) -> None:
         super().__init__()
-        hidden = [hidden] if isinstance(hidden, int) else list(hidden)
-        if any(not isinstance(width, int) or width < 1 for width in hidden):
+        widths = [hidden] if isinstance(hidden, int) else hidden
+        if not isinstance(widths, list | tuple) or any(not isinstance(width, int) or width < 1 for width in widths):
             raise ArgumentError(f"hidden={hidden!r} must be widths of at least 1, for example (256, 128)")
-        if not 0 <= dropout < 1:
+        if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ArgumentError(f"dropout={dropout!r} must be at least 0 and less than 1")
         if norm not in (None, "layer"):
             raise ArgumentError(f"norm={norm!r} must be 'layer' or None")
         self.embeddings = nn.ModuleList(nn.Embedding(number, embedding_dim(number)) for number in cardinalities)
         width = num_inputs + sum(embedding_dim(number) for number in cardinalities)
         layers: list[nn.Module] = []
-        for wide in hidden:
+        for wide in widths:
             layers.append(nn.Linear(width, wide))
             if norm == "layer":
                 layers.append(nn.LayerNorm(wide))

@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +16,7 @@ from dtk.models.mlp import MLP
 from dtk.models.schema import ModelSchema
 from dtk.sources.columns import close_to
 
-__all__ = ["MODELS", "ModelSpec", "build", "check_model", "spec_to_dict"]
+__all__ = ["MODELS", "ModelSpec", "build", "check_model", "count_outputs", "spec_to_dict"]
 
 MODELS: Final[dict[str, type[nn.Module]]] = {"mlp": MLP}
 
@@ -44,7 +45,7 @@ def build(spec: ModelSpec, schema: ModelSchema, *, seed: int = 0) -> nn.Module:
     Raises
     ------
     ArgumentError
-        If the name or an option is unknown, or the callable returns no module.
+        If the name or an option is unknown, an option's value cannot work, or the callable returns no module.
 
     Examples
     --------
@@ -83,6 +84,34 @@ def check_model(network: nn.Module, schema: ModelSchema) -> None:
     ArgumentError
         If its forward raises or returns another shape.
     """
+    found = count_outputs(network, schema)
+    if found != schema.num_outputs:
+        raise ArgumentError(
+            f"model={_name_of(network)} returns [2, {found}] for 2 rows; it must return [2, {schema.num_outputs}], "
+            "one output a class, or one for a number"
+        )
+
+
+def count_outputs(network: nn.Module, schema: ModelSchema) -> int:
+    """Count the outputs of a network, by a batch of two rows of zeros.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        On any device; it is left in the mode it was in.
+    schema : ModelSchema
+        Of its inputs.
+
+    Returns
+    -------
+    int
+        The columns of what it returns.
+
+    Raises
+    ------
+    ArgumentError
+        If its forward raises, or returns anything but a row of outputs for each row.
+    """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     arguments: list[torch.Tensor | None] = [torch.zeros(2, schema.num_inputs, device=device)]
     if not schema.num_inputs:
@@ -101,13 +130,13 @@ def check_model(network: nn.Module, schema: ModelSchema) -> None:
         ) from error
     finally:
         network.train(was_training)
-    wanted = (2, schema.num_outputs)
-    if not isinstance(outputs, torch.Tensor) or tuple(outputs.shape) != wanted:
+    if not isinstance(outputs, torch.Tensor) or outputs.dim() != 2 or len(outputs) != 2 or not outputs.shape[1]:
         found = list(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
         raise ArgumentError(
-            f"model={_name_of(network)} returns {found} for 2 rows; it must return [2, {schema.num_outputs}], "
-            "one output a class, or one for a number"
+            f"model={_name_of(network)} returns {found} for 2 rows; it must return [2, outputs], one output a class, "
+            "or one for a number"
         )
+    return int(outputs.shape[1])
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -127,19 +156,18 @@ def spec_to_dict(spec: ModelSpec) -> dict[str, Any]:
     Raises
     ------
     ArgumentError
-        If the name or an option is unknown.
+        If the name or an option is unknown, or an option's value cannot work.
     """
     if isinstance(spec, str | Mapping):
         name, options = _named(spec)
-        return {
-            "name": name,
-            **{key: list(value) if isinstance(value, tuple) else value for key, value in options.items()},
-        }
+        with torch.device("meta"):  # it takes no memory there, and the network itself says what it refuses
+            MODELS[name](1, (), 1, **options)
+        return {"name": name, **options}
     return {"custom": _name_of(spec)}
 
 
 def _named(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Take a named spec apart, and refuse unknown names and options."""
+    """Take a named spec apart into plain values, and refuse unknown names and options."""
     options = {} if isinstance(spec, str) else dict(spec)
     name = spec if isinstance(spec, str) else options.pop("name", None)
     if name not in MODELS:
@@ -149,7 +177,20 @@ def _named(spec: str | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     for option in options:
         if option not in known:
             raise ArgumentError(f"model={name!r} has no option {option!r}; {close_to(option, known)}")
-    return name, options
+    return name, {option: _plain(option, value) for option, value in options.items()}
+
+
+def _plain(option: str, value: Any) -> Any:
+    """Turn an option's value into what JSON holds, so that a bundle can be saved after the training, too."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(option, item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ArgumentError(
+        f"{option}={value!r} is {type(value).__name__}, which a bundle cannot hold; give a number, a string or a list"
+    )
 
 
 def _name_of(spec: Any) -> str:

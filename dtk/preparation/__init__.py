@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dtk.preparation.samples import SampleEncoder
-from dtk.preparation.schema import positional_names, schema_of, table_of_array
+from dtk.preparation.schema import positional_names, table_of_array
 from dtk.preparation.table import TablePreparation
 from dtk.preparation.target import ClassTarget, NumberTarget, Target, target_from_dict
 from dtk.preparation.values import Value
@@ -16,7 +16,6 @@ __all__ = [
     "Target",
     "Value",
     "positional_names",
-    "schema_of",
     "table_of_array",
     "target_from_dict",
 ]

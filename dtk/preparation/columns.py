@@ -212,11 +212,14 @@ class DateColumn:
         Of the column.
     parts : tuple of str
         Those of ``"month"``, ``"weekday"`` and ``"hour"`` that took more than one value at fit.
+    zone : str or None
+        The time zone at fit, in which they are read; None for dates without one.
     """
 
     kind: ClassVar[str] = "date"
     name: str
     parts: tuple[str, ...]
+    zone: str | None = None
 
     @property
     def features(self) -> tuple[Feature, ...]:
@@ -236,7 +239,7 @@ class DateColumn:
         list of numpy.ndarray
             Two float32 [n] a part, with NaN for missing values.
         """
-        dates = as_dates(self.name, values)
+        dates = as_dates(self.name, values, self.zone)
         columns = []
         for part in self.parts:
             read, first, period = DATE_PARTS[part]

@@ -22,7 +22,7 @@ from dtk.preparation.columns import (
     is_wide,
 )
 from dtk.preparation.target import ClassTarget, NumberTarget, Target, refuse_missing
-from dtk.preparation.values import as_booleans, as_dates, as_numbers, check_type
+from dtk.preparation.values import as_booleans, as_dates, as_numbers, check_type, zone_of
 from dtk.statistics import Categories, Moments
 
 __all__ = ["TableFit"]
@@ -71,13 +71,14 @@ class _BooleanFit:
 
 
 class _DateFit:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, zone: str | None) -> None:
         self.name = name
+        self.zone = zone
         self.count = 0
         self.seen = {part: np.zeros(period, dtype=bool) for part, (_, _, period) in DATE_PARTS.items()}
 
     def update(self, values: pa.ChunkedArray) -> None:
-        dates = as_dates(self.name, values).drop_null()
+        dates = as_dates(self.name, values, self.zone).drop_null()
         self.count += len(dates)
         for part, (read, first, _) in DATE_PARTS.items():
             self.seen[part][pc.unique(read(dates)).to_numpy(zero_copy_only=False) - first] = True
@@ -89,7 +90,7 @@ class _DateFit:
 
     def finish(self) -> DateColumn | None:
         varying = tuple(part for part, seen in self.seen.items() if seen.sum() > 1)
-        return DateColumn(self.name, varying) if self.count else None
+        return DateColumn(self.name, varying, self.zone) if self.count else None
 
 
 class _CategoryFit:
@@ -173,6 +174,8 @@ class TableFit:
 
     Parameters
     ----------
+    schema : pyarrow.Schema
+        Of the data.
     kinds : mapping of str to str
         The kind of each input.
     max_categories : int
@@ -184,13 +187,20 @@ class TableFit:
     """
 
     def __init__(
-        self, kinds: Mapping[str, str], max_categories: int, target: str | None = None, task: str | None = None
+        self,
+        schema: pa.Schema,
+        kinds: Mapping[str, str],
+        max_categories: int,
+        target: str | None = None,
+        task: str | None = None,
     ) -> None:
         self.num_rows = 0
         self.columns: dict[str, _ColumnFit] = {}
         for name, kind in kinds.items():
             if kind == "category":
                 self.columns[name] = _CategoryFit(name, max_categories)
+            elif kind == "date":
+                self.columns[name] = _DateFit(name, zone_of(schema.field(name).type))
             else:
                 self.columns[name] = _SIMPLE_FITS[kind](name)
         self.target: _ClassFit | _TargetNumberFit | None = None
@@ -253,7 +263,7 @@ class TableFit:
         return None if self.target is None else self.target.finish()
 
 
-_SIMPLE_FITS: Final[dict[str, Any]] = {"number": _NumberFit, "boolean": _BooleanFit, "date": _DateFit}
+_SIMPLE_FITS: Final[dict[str, Any]] = {"number": _NumberFit, "boolean": _BooleanFit}
 
 
 def _finite(values: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""The columns of data of any kind, without reading it."""
+"""Arrays as tables, whose columns have only a position."""
 
 from __future__ import annotations
 
@@ -8,36 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dtk.errors import ArgumentError, SourceError
-from dtk.sources import as_source
+from dtk.errors import ArgumentError, DataError
 
-__all__ = ["positional_names", "schema_of", "table_of_array"]
-
-
-def schema_of(data: Any) -> pa.Schema:
-    """Return the names and types of the columns of data.
-
-    Parameters
-    ----------
-    data : dask.dataframe.DataFrame, pandas.DataFrame, pyarrow.Table, dict of arrays, str or Source
-        Only metadata is read.
-
-    Returns
-    -------
-    pyarrow.Schema
-        For a Dask DataFrame that is no plain read, as its meta tells it.
-
-    Raises
-    ------
-    SourceError
-        If this is no table.
-    """
-    try:
-        return as_source(data).schema
-    except SourceError:
-        if not hasattr(data, "_meta_nonempty"):
-            raise
-        return pa.Schema.from_pandas(data._meta_nonempty, preserve_index=False)
+__all__ = ["positional_names", "table_of_array"]
 
 
 def table_of_array(array: np.ndarray[Any, Any]) -> pa.Table:
@@ -57,6 +30,8 @@ def table_of_array(array: np.ndarray[Any, Any]) -> pa.Table:
     ------
     ArgumentError
         If the array has not two dimensions.
+    DataError
+        If objects in a column are of several types.
 
     Examples
     --------
@@ -67,8 +42,14 @@ def table_of_array(array: np.ndarray[Any, Any]) -> pa.Table:
         raise ArgumentError(
             f"data has {array.ndim} dimensions; give an array of rows and columns, e.g. x.reshape(-1, 1)"
         )
-    columns = [pa.array(np.ascontiguousarray(array[:, position])) for position in range(array.shape[1])]
-    return pa.table(columns, names=positional_names(array.shape[1]))
+    names = positional_names(array.shape[1])
+    columns = {}
+    for position, name in enumerate(names):
+        try:
+            columns[name] = pa.array(np.ascontiguousarray(array[:, position]))
+        except (pa.ArrowException, TypeError) as error:
+            raise DataError(f"column {name!r} of the array cannot become one of a table: {error}") from error
+    return pa.table(columns)
 
 
 def positional_names(num_columns: int) -> Sequence[str]:

@@ -16,6 +16,7 @@ from dtk.preparation.columns import (
     DATE_PARTS,
     CategoryColumn,
     Column,
+    DateColumn,
     Feature,
     InputColumn,
     RawColumn,
@@ -23,9 +24,9 @@ from dtk.preparation.columns import (
     column_to_dict,
 )
 from dtk.preparation.fit import TableFit
-from dtk.preparation.schema import schema_of
-from dtk.preparation.target import Target
-from dtk.preparation.values import KINDS, check_column, check_type
+from dtk.preparation.target import Target, choose_task
+from dtk.preparation.values import KINDS, check_column, check_type, check_zone
+from dtk.sources import ExpressionSource, readable, schema_of
 from dtk.sources.columns import checked_columns, close_to
 from dtk.statistics import infer_kind, scan
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 __all__ = ["TablePreparation"]
 
-_TASKS: Final = ("classification", "regression")
 _PACK_ROWS: Final = 4096  # rows of a packed block stay in the core's cache while its columns are filled
 
 
@@ -108,7 +108,8 @@ class TablePreparation:
         target : str, optional
             The column to predict.
         task : str, optional
-            ``"classification"`` or ``"regression"``; by default, regression for numbers and classification otherwise.
+            ``"classification"`` or ``"regression"``; by default what the kind of the target says: regression for
+            numbers, and classification otherwise.
         weight : str, optional
             The column of sample weights, which is no input.
         progress : bool
@@ -122,7 +123,8 @@ class TablePreparation:
         Raises
         ------
         ArgumentError
-            If a name is no column of the data, the target is among the inputs, or there are no inputs.
+            If a name is no column of the data, the target is among the inputs or its kind contradicts `task`, or there
+            are no inputs.
         DataError
             If a column cannot be read as its kind, the data has no rows, or the target has missing values or one class.
 
@@ -131,17 +133,20 @@ class TablePreparation:
         UserWarning
             For columns that are left out: without any value, or of a type that no network takes.
         """
-        schema = schema_of(data)
+        source = readable(data)
+        schema = schema_of(source)
         for name, role in ((target, "target"), (weight, "weight")):
             if name is not None:
                 checked_columns(name, schema.names, argument=role)
         checked_columns(list(self._given_kinds), schema.names, argument="kinds")
         kinds = self._choose_kinds(schema, inputs, target, weight)
-        task = _choose_task(schema, target, task)
+        task = choose_task(schema, target, task, self._given_kinds)
         wanted = {name: kind for name, kind in kinds.items() if kind != "ignore"}
         needed = [*wanted, *([target] if target is not None else [])]
-        make = partial(TableFit, wanted, self._max_categories, target, task)
-        fitted = scan(data, make, columns=needed, progress=progress, label="prepare")
+        make = partial(TableFit, schema, wanted, self._max_categories, target, task)
+        # an expression evaluates all of its columns, so that it is better made anew where few of them are needed
+        narrower = isinstance(source, ExpressionSource) and len(needed) < len(schema)
+        fitted = scan(data if narrower else source, make, columns=needed, progress=progress, label="prepare")
         if fitted.num_rows == 0:
             raise DataError("data has no rows, and preparation needs some; check its path and its filters")
         self.target = fitted.finish_target()
@@ -150,8 +155,8 @@ class TablePreparation:
             warnings.warn(f"column {name!r} has no values in the data; it is ignored", UserWarning, stacklevel=2)
         self._columns = tuple(column for column in columns.values() if column is not None)
         self._ignored = tuple(name for name in kinds if columns.get(name) is None)
-        if not self._columns:
-            raise DataError("inputs: no column has any value, so that nothing is left to learn from")
+        if not self.features and not self._categories:
+            raise DataError("inputs: no column has any value, or the dates are all the same: nothing to learn from")
         return self
 
     def _choose_kinds(
@@ -304,6 +309,8 @@ class TablePreparation:
         for column in self.fitted_columns:
             keys = column.keys.type if isinstance(column, CategoryColumn) else None
             check_column(schema, column.name, column.kind, keys)
+            if isinstance(column, DateColumn):
+                check_zone(column.name, schema.field(column.name).type, column.zone)
 
     def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Turn rows into arrays.
@@ -380,19 +387,6 @@ class TablePreparation:
         if self._columns is None:
             return "TablePreparation(not fitted)"
         return f"TablePreparation({len(self.features)} inputs, {len(self._categories)} categories)"
-
-
-def _choose_task(schema: pa.Schema, target: str | None, task: str | None) -> str | None:
-    """Decide the task from the target's type, and refuse a target that does not suit it."""
-    if task is not None and task not in _TASKS:
-        raise ArgumentError(f"task={task!r} must be 'classification' or 'regression'")
-    if target is None:
-        return None
-    found = schema.field(target).type
-    if task is None:
-        task = "regression" if infer_kind(found) == "number" else "classification"
-    check_type(target, found, "number" if task == "regression" else "category")
-    return task
 
 
 def _pack(columns: list[NDArray[Any]]) -> NDArray[Any]:

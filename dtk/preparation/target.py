@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from numbers import Real
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
-from dtk.preparation.values import Value, as_numbers, check_column, lookup, vocabulary_keys
+from dtk.preparation.values import Value, as_numbers, check_column, check_type, lookup, vocabulary_keys
+from dtk.statistics import infer_kind
 
-__all__ = ["ClassTarget", "NumberTarget", "Target", "refuse_missing", "target_from_dict"]
+__all__ = ["ClassTarget", "NumberTarget", "Target", "choose_task", "refuse_missing", "target_from_dict"]
+
+_TASK_OF_KIND: Final = {"number": "regression", "category": "classification", "boolean": "classification"}
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class ClassTarget:
         Raises
         ------
         ArgumentError
-            If a class is unknown or a weight negative.
+            If a class is unknown, or a weight negative or infinite.
         """
         if isinstance(class_weight, str):
             if class_weight != "balanced":
@@ -139,8 +144,8 @@ class ClassTarget:
         for label, weight in class_weight.items():
             if label not in self.classes:
                 raise ArgumentError(f"class_weight names {label!r}, which is no class; the classes are {self.classes}")
-            if not weight >= 0:
-                raise ArgumentError(f"class_weight[{label!r}]={weight!r} must be 0 or more")
+            if not (isinstance(weight, Real) and 0 <= weight < math.inf):
+                raise ArgumentError(f"class_weight[{label!r}]={weight!r} must be a finite number, 0 or more")
         return np.array([class_weight.get(label, 1.0) for label in self.classes], dtype=np.float32)
 
     def to_dict(self) -> dict[str, Any]:
@@ -244,6 +249,47 @@ class NumberTarget:
 
 
 Target = ClassTarget | NumberTarget
+
+
+def choose_task(schema: pa.Schema, target: str | None, task: str | None, kinds: Mapping[str, str]) -> str | None:
+    """Decide the task from the kind of the target, and refuse a target that does not suit it.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+        Of the data.
+    target : str or None
+        The column to predict.
+    task : str or None
+        What was asked for.
+    kinds : mapping of str to str
+        The kinds that were given.
+
+    Returns
+    -------
+    str or None
+        ``"classification"`` or ``"regression"``; None without a target.
+
+    Raises
+    ------
+    ArgumentError
+        If the task is unknown, or the kind of the target contradicts it or is that of no target.
+    DataError
+        If the column cannot be read so.
+    """
+    if task is not None and task not in _TASK_OF_KIND.values():
+        raise ArgumentError(f"task={task!r} must be 'classification' or 'regression'")
+    if target is None:
+        return None
+    found, kind = schema.field(target).type, kinds.get(target)
+    if kind is not None:
+        if kind not in _TASK_OF_KIND:
+            raise ArgumentError(f"kinds[{target!r}]={kind!r} is no kind of target; give 'category' or 'number'")
+        if task not in (None, _TASK_OF_KIND[kind]):
+            raise ArgumentError(f"task={task!r} contradicts kinds[{target!r}]={kind!r} of the target; leave one out")
+    task = task or _TASK_OF_KIND.get(kind or infer_kind(found), "classification")
+    check_type(target, found, "number" if task == "regression" else "category")
+    return task
 
 
 def target_from_dict(state: dict[str, Any]) -> Target:

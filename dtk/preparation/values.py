@@ -27,9 +27,11 @@ __all__ = [
     "as_numbers",
     "check_column",
     "check_type",
+    "check_zone",
     "lookup",
     "to_float32",
     "vocabulary_keys",
+    "zone_of",
 ]
 
 KINDS: Final = ("number", "category", "date", "boolean", "ignore")
@@ -117,6 +119,55 @@ data.astype({'delay': 'float64'})
     raise DataError(f"column {name!r} holds {found}, where {wanted} are expected; {remedy}")
 
 
+def zone_of(found: pa.DataType) -> str | None:
+    """Return the time zone of a column of dates.
+
+    Parameters
+    ----------
+    found : pyarrow.DataType
+        Of its values.
+
+    Returns
+    -------
+    str or None
+        None for dates without one, and for all that are no dates.
+    """
+    plain = _storage_type(found)
+    return plain.tz if types.is_timestamp(plain) else None
+
+
+def check_zone(name: str, found: pa.DataType, zone: str | None) -> None:
+    """Refuse dates of which nobody knows what hour they are in the time zone of the fit.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    found : pyarrow.DataType
+        Of its values.
+    zone : str or None
+        That of the dates at fit.
+
+    Raises
+    ------
+    DataError
+        If only one of them has a zone.
+    """
+    given = zone_of(found)
+    if types.is_null(_storage_type(found)) or (given is None) == (zone is None):
+        return
+    if zone is None:
+        wanted, remedy = (
+            "without a time zone",
+            f"tz_convert(...).dt.tz_localize(None), in the zone that {name!r} was in",
+        )
+    else:
+        wanted, remedy = f"with a time zone ({zone})", f"tz_localize({zone!r}), or the zone that they are in"
+    raise DataError(
+        f"column {name!r} holds {found}, where dates {wanted}, as at fit, are expected; take data[{name!r}].dt.{remedy}"
+    )
+
+
 def as_numbers(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     """Read a column as numbers; times and durations become seconds.
 
@@ -177,7 +228,7 @@ def as_booleans(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
     return values.cast(pa.uint8())
 
 
-def as_dates(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+def as_dates(name: str, values: pa.ChunkedArray, zone: str | None) -> pa.ChunkedArray:
     """Read a column as points in time.
 
     Parameters
@@ -186,19 +237,22 @@ def as_dates(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         Of the column, for the error.
     values : pyarrow.ChunkedArray
         The column.
+    zone : str or None
+        The time zone whose months, weekdays and hours are wanted; None for dates without one.
 
     Returns
     -------
     pyarrow.ChunkedArray
-        Of timestamps; a date is its midnight.
+        Of timestamps in that zone; a date is its midnight.
 
     Raises
     ------
     DataError
-        If the values are neither timestamps nor dates.
+        If the values are neither timestamps nor dates, or only one of values and `zone` has a zone.
     """
+    check_zone(name, values.type, zone)
     values = _checked(name, values, "date")
-    return values if types.is_timestamp(values.type) else values.cast(pa.timestamp("ms"))
+    return values.cast(pa.timestamp(values.type.unit if types.is_timestamp(values.type) else "ms", zone))
 
 
 def vocabulary_keys(vocabulary: Sequence[Value]) -> pa.Array:

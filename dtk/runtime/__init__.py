@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING
 from dtk.runtime.chunkwise import delayed_reduce, map_reduce
 from dtk.runtime.client import connect, current_client
 from dtk.runtime.events import subscribed
-from dtk.runtime.pinned import PinnedTask, WorkerInfo, is_error, live_workers, run_on, submit_pinned, workers_of
+from dtk.runtime.pinned import (
+    PinnedTask,
+    WorkerInfo,
+    ask_workers,
+    is_error,
+    live_workers,
+    run_on,
+    submit_pinned,
+    workers_of,
+)
 from dtk.runtime.shares import RankShare, rank_shares
+from dtk.runtime.shipping import pack, unpack
 
 if TYPE_CHECKING:
     from distributed import Client as Client
@@ -21,15 +31,18 @@ __all__ = [
     "PinnedTask",
     "RankShare",
     "WorkerInfo",
+    "ask_workers",
     "connect",
     "current_client",
     "delayed_reduce",
     "is_error",
     "live_workers",
     "map_reduce",
+    "pack",
     "rank_shares",
     "run_on",
     "submit_pinned",
     "subscribed",
+    "unpack",
     "workers_of",
 ]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +12,7 @@ from dtk.progress import Progress
 from dtk.runtime.client import current_client
 
 if TYPE_CHECKING:
+    from dask.callbacks import Callback
     from distributed import Client, Future
 
 __all__ = ["delayed_reduce", "map_reduce"]
@@ -70,7 +69,8 @@ def map_reduce(
         raise ArgumentError("pieces=[] leaves nothing to merge; give at least one piece")
     client = current_client()
     if client is None:
-        return _on_threads([partial(map_fn, shared, piece) for piece in pieces], merge_fn, label, progress)
+        call = partial(map_fn, shared)
+        return _on_threads([(call, piece) for piece in pieces], merge_fn, label, progress)
     token = uuid.uuid4().hex[:8]
     held = client.submit(_hold, shared, key=f"{label}-shared-{token}", pure=False)
     futures = [
@@ -117,21 +117,16 @@ def delayed_reduce(
 
     if not parts:
         raise ArgumentError("parts=[] leaves nothing to merge; give at least one part")
+    client = current_client()
+    if client is None:
+        return _on_threads([(map_fn, part) for part in parts], merge_fn, label, progress)
     token = uuid.uuid4().hex[:8]
     mapped = [
         delayed(map_fn, pure=False)(part, dask_key_name=f"{label}-{token}-{number}")
         for number, part in enumerate(parts)
     ]
-    client = current_client()
-    if client is None:
-        calls: list[Callable[[], Part]] = [partial(_compute, part) for part in mapped]
-        return _on_threads(calls, merge_fn, label, progress)
     futures: list[Future[Any]] = client.compute(mapped)
     return _on_cluster(client, futures, merge_fn, f"{label}-merge-{token}", label, progress)
-
-
-def _compute(part: Any) -> Any:
-    return part.compute(scheduler="sync")
 
 
 def _hold(value: Any) -> Any:
@@ -147,9 +142,10 @@ def _on_cluster(
     label: str,
     progress: bool,
 ) -> Part:
+    """Merge mapped parts as a tree; empties `futures`."""
     from distributed import as_completed as as_futures_complete
 
-    level, merges = list(futures), 0
+    level, merges = futures, 0
     while len(level) > 1:
         groups = [level[start : start + FAN_IN] for start in range(0, len(level), FAN_IN)]
         level = [
@@ -157,34 +153,55 @@ def _on_cluster(
             for number, group in enumerate(groups)
         ]
         merges += len(groups)
+    merged, total = level[0], len(futures)
+    waiting = as_futures_complete(futures)
+    futures.clear()  # the cluster keeps a part for as long as a future stands for it: let it go once it is merged
     try:
-        if progress:
-            with Progress(label, len(futures)) as bar:
-                for done, _ in enumerate(as_futures_complete(futures), start=1):
-                    bar.update(done)
-        return level[0].result()  # type: ignore[no-any-return]
+        with Progress(label, total, enabled=progress) as bar:
+            done = 0
+            for future in waiting:
+                if future.status in ("error", "cancelled"):
+                    break  # and so is what it would be merged into
+                done += 1  # noqa: SIM113  # enumerate would hold the future, too
+                bar.update(done)
+                del future  # or its part would stay until the next one is there
+        return merged.result()  # type: ignore[no-any-return]
     except BaseException:
-        client.cancel([*futures, *level])
+        client.cancel([merged, *waiting.futures])
         raise
 
 
 def _on_threads(
-    calls: Sequence[Callable[[], Part]], merge_fn: Callable[[list[Part]], Part], label: str, progress: bool
+    calls: Sequence[tuple[Callable[[Any], Part], Any]],
+    merge_fn: Callable[[list[Part]], Part],
+    label: str,
+    progress: bool,
 ) -> Part:
-    num_threads = min(len(calls), os.cpu_count() or 1)
-    if num_threads == 1:
-        level = [call() for call in calls]
-    else:
-        with ThreadPoolExecutor(num_threads) as pool, Progress(label, len(calls), enabled=progress) as bar:
-            waiting = [pool.submit(call) for call in calls]
-            try:
-                for done, future in enumerate(as_completed(waiting), start=1):
-                    future.result()
-                    bar.update(done)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-            level = [future.result() for future in waiting]
+    """Compute all in one graph: parts may share work, such as a shuffle, and what is merged early is held no longer."""
+    import dask
+    from dask.delayed import delayed
+
+    # without a look into them: sources and the like are no collections, and are large
+    level = [delayed(function, pure=False, traverse=False)(argument) for function, argument in calls]
+    mapped = {part.key for part in level}
+    merge = delayed(merge_fn, pure=False, traverse=False)
     while len(level) > 1:
-        level = [merge_fn(level[start : start + FAN_IN]) for start in range(0, len(level), FAN_IN)]
-    return level[0]
+        level = [merge(level[start : start + FAN_IN]) for start in range(0, len(level), FAN_IN)]
+    with Progress(label, len(mapped), enabled=progress) as bar, _counting(bar, mapped):
+        (result,) = dask.compute(level[0], scheduler="threads")
+    return result  # type: ignore[no-any-return]
+
+
+def _counting(bar: Progress, keys: set[str]) -> Callback:
+    """Tell a progress bar how many of some tasks are done, while Dask runs them on threads."""
+    from dask.callbacks import Callback
+
+    finished = 0
+
+    def count(key: str, *_: Any) -> None:
+        nonlocal finished
+        if key in keys:
+            finished += 1
+            bar.update(finished)
+
+    return Callback(posttask=count)

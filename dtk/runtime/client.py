@@ -5,15 +5,17 @@ from __future__ import annotations
 import ast
 import multiprocessing
 import os
+import re
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from dtk.config import read_model
 from dtk.errors import ArgumentError, ClusterError
+from dtk.memory import parse_nbytes
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -26,19 +28,53 @@ RANK_MEMORY_VARIABLE = "DTK_RANK_MEMORY_NBYTES"
 DASHBOARD = "127.0.0.1:8787"
 
 
+SETTINGS: Final = {
+    "address": ("address",),
+    "scheduler-file": ("path",),
+    "local": ("workers", "threads", "memory", "rank_memory", "dashboard"),
+}
+"""What a cluster file of each kind may say beside its kind."""
+
+
 class ClusterFile(BaseModel):
     """What a cluster file (YAML) may say: the arguments of `connect`, by name."""
 
     model_config = ConfigDict(extra="forbid")
 
-    kind: Literal["local", "address", "scheduler-file"] = "local"
-    address: str | None = Field(default=None, description="tcp://host:port, for kind: address")
-    path: str | None = Field(default=None, description="a Dask scheduler file, for kind: scheduler-file")
+    kind: Literal["local", "address", "scheduler-file"] = Field(description="by default, what the settings belong to")
+    address: str | None = Field(default=None, description="tcp://host:port", validate_default=True)
+    path: str | None = Field(default=None, description="a Dask scheduler file", validate_default=True)
     workers: int | None = Field(default=None, ge=1)
     threads: int | None = Field(default=None, ge=1)
     memory: str | int | None = None
     rank_memory: str | int | None = None
-    dashboard: str = DASHBOARD
+    dashboard: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _infer_kind(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or "kind" in content:
+            return content
+        return {"kind": next((kind for kind in SETTINGS if {*SETTINGS[kind]} & {*content}), "local")} | content
+
+    @field_validator("memory", "rank_memory", mode="before")
+    @classmethod
+    def _be_a_size(cls, value: Any) -> Any:
+        try:
+            return value if value is None else parse_nbytes(value, name="")
+        except ArgumentError as error:
+            raise ValueError(str(error).removeprefix(f"={value!r} ")) from None
+
+    @field_validator("address", "path", *SETTINGS["local"], mode="before")
+    @classmethod
+    def _belong_to_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = info.data.get("kind", "local")  # this check comes first: pydantic calls the last one first
+        is_in_place = info.field_name in SETTINGS[kind]
+        if value is None and is_in_place and kind != "local":
+            raise ValueError(f"kind: {kind} needs it")
+        if value is not None and not is_in_place and "kind" in info.data:
+            raise ValueError(f"does not go with kind: {kind}, which takes {', '.join(SETTINGS[kind])}")
+        return value
 
 
 def current_client() -> Client | None:
@@ -67,7 +103,7 @@ def connect(
     threads: int | None = None,
     memory: int | str | None = None,
     rank_memory: int | str | None = None,
-    dashboard: str = DASHBOARD,
+    dashboard: str | None = None,
     timeout_s: float = 30.0,
 ) -> Client:
     """Start a cluster on this machine, or join one.
@@ -88,8 +124,9 @@ def connect(
         tenth, shared among the workers. One half is the worker's limit, the other the ranks'.
     rank_memory : int or str, optional
         The part of `memory` that is for the ranks, in bytes.
-    dashboard : str
-        Host and port of the dashboard; any free port is taken where this one is not free.
+    dashboard : str, optional
+        Host and port of the dashboard, by default ``"127.0.0.1:8787"``; any free port is taken where this one is not
+        free.
     timeout_s : float
         Seconds to wait for a scheduler that is joined.
 
@@ -112,13 +149,20 @@ def connect(
     http://127.0.0.1:8787/status
     """
     if cluster is not None:
+        if not isinstance(cluster, (str, os.PathLike)):
+            raise ArgumentError(
+                f"cluster={cluster!r} must be an address or the path of a cluster file; for a cluster that you made, "
+                "make a distributed.Client(cluster): dtk uses the current client"
+            )
         text = os.fspath(cluster)
-        given = {"workers": workers, "threads": threads, "memory": memory, "rank_memory": rank_memory}
-        surplus = [name for name, value in given.items() if value is not None]
-        if surplus:
-            raise ArgumentError(f"{surplus[0]}={given[surplus[0]]!r} sizes a local cluster; leave it out with {text!r}")
+        given = (workers, threads, memory, rank_memory, dashboard)
+        for name, value in zip(SETTINGS["local"], given, strict=True):
+            if value is not None:
+                raise ArgumentError(f"{name}={value!r} is for a local cluster; leave it out with {text!r}")
         if "://" in text:
             return _join(text, timeout_s)
+        if re.fullmatch(r"[\w.-]+:\d+", text) and not os.path.exists(text):
+            raise ArgumentError(f"cluster={text!r} is no file; did you mean 'tcp://{text}'?")
         return _from_file(Path(text), timeout_s)
     for name, count in (("workers", workers), ("threads", threads)):
         if count is not None and count < 1:
@@ -126,7 +170,7 @@ def connect(
     _refuse_unguarded_script()
     from dtk.runtime.local import start_local
 
-    client = start_local(workers, threads, memory, rank_memory, _free_address(dashboard))
+    client = start_local(workers, threads, memory, rank_memory, _free_address(dashboard or DASHBOARD))
     print(f"dashboard: {client.dashboard_link}", file=sys.stderr, flush=True)
     return client
 
@@ -134,18 +178,11 @@ def connect(
 def _from_file(path: Path, timeout_s: float) -> Client:
     settings = read_model(path, ClusterFile)
     if settings.kind == "local":
-        return connect(
-            workers=settings.workers,
-            threads=settings.threads,
-            memory=settings.memory,
-            rank_memory=settings.rank_memory,
-            dashboard=settings.dashboard,
-        )
-    if settings.kind == "address":
-        if settings.address is None:
-            raise ArgumentError(f"{path}: address is missing; kind 'address' needs one such as tcp://host:8786")
+        return connect(**settings.model_dump(include={*SETTINGS["local"]}))
+    if settings.address is not None:
         return _join(settings.address, timeout_s)
-    if settings.path is None or not (path.parent / settings.path).is_file():
+    assert settings.path is not None  # the model has seen to it
+    if not (path.parent / settings.path).is_file():
         raise ArgumentError(f"{path}: path={settings.path!r} is no scheduler file; start the scheduler first")
     return _join(str(path.parent / settings.path), timeout_s)
 
@@ -171,7 +208,7 @@ def _join(address: str, timeout_s: float) -> Client:
 def _free_address(dashboard: str) -> str:
     """Keep the wanted address of the dashboard if it is free, else any free port of the same host."""
     host, _, port = dashboard.rpartition(":")
-    if not port.isdigit():
+    if not port.isdigit() or int(port) > 65535:
         raise ArgumentError(f"dashboard={dashboard!r} must be host:port, for example {DASHBOARD!r}")
     host = host or "127.0.0.1"
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import weakref
+from dataclasses import dataclass
 from typing import Any
 
 import dask
@@ -17,9 +18,31 @@ from dtk.errors import ArgumentError
 from dtk.memory import format_nbytes, parse_nbytes
 from dtk.runtime.client import RANK_MEMORY_VARIABLE
 
-__all__ = ["start_local"]
+__all__ = ["LocalSize", "size_local", "start_local"]
 
 WORKER_FLOOR_NBYTES = 256 * 2**20  # a worker that has imported dask, pandas and pyarrow
+
+
+@dataclass(frozen=True)
+class LocalSize:
+    """What a local cluster takes of the machine.
+
+    Parameters
+    ----------
+    workers : int
+        Processes.
+    threads : int
+        Of each.
+    worker_nbytes : int
+        Memory that a worker itself may hold.
+    rank_nbytes : int
+        Memory that the ranks on a worker may hold together.
+    """
+
+    workers: int
+    threads: int
+    worker_nbytes: int
+    rank_nbytes: int
 
 
 class _LocalClient(Client):
@@ -35,10 +58,10 @@ class _LocalClient(Client):
         self._remove_scratch()
 
 
-def start_local(
-    workers: int | None, threads: int | None, memory: int | str | None, rank_memory: int | str | None, dashboard: str
-) -> Client:
-    """Start a local cluster; the arguments are those of `dtk.connect`.
+def size_local(
+    workers: int | None, threads: int | None, memory: int | str | None, rank_memory: int | str | None
+) -> LocalSize:
+    """Fill in the arguments of `dtk.connect` for a local cluster; nothing is started.
 
     Parameters
     ----------
@@ -46,13 +69,11 @@ def start_local(
         Processes, and threads of each.
     memory, rank_memory : int or str, optional
         Bytes a worker and its ranks, and the part of it that is the ranks'.
-    dashboard : str
-        Host and port.
 
     Returns
     -------
-    distributed.Client
-        Closing it ends the cluster.
+    LocalSize
+        As given, and for the rest sized to this machine.
 
     Raises
     ------
@@ -68,18 +89,49 @@ def start_local(
         threads = max(1, CPU_COUNT // workers)
     share = int(MEMORY_LIMIT * 0.9 / workers) if memory is None else parse_nbytes(memory)
     rank_share = share // 2 if rank_memory is None else parse_nbytes(rank_memory, name="rank_memory")
+    if rank_share >= share:
+        raise ArgumentError(
+            f"rank_memory={format_nbytes(rank_share)} must be less than memory={format_nbytes(share)}, "
+            "of which it is a part"
+        )
     if share - rank_share < WORKER_FLOOR_NBYTES:
         raise ArgumentError(
             f"memory={format_nbytes(share)} leaves {format_nbytes(share - rank_share)} to a worker beside "
             f"rank_memory={format_nbytes(rank_share)}; a worker needs {format_nbytes(WORKER_FLOOR_NBYTES)} to start"
         )
+    return LocalSize(workers, threads, share - rank_share, rank_share)
+
+
+def start_local(
+    workers: int | None, threads: int | None, memory: int | str | None, rank_memory: int | str | None, dashboard: str
+) -> Client:
+    """Start a local cluster; the arguments are those of `dtk.connect`.
+
+    Parameters
+    ----------
+    workers, threads, memory, rank_memory : object
+        As for `size_local`.
+    dashboard : str
+        Host and port.
+
+    Returns
+    -------
+    distributed.Client
+        Closing it ends the cluster.
+
+    Raises
+    ------
+    ArgumentError
+        If the memory does not suffice for a worker.
+    """
+    size = size_local(workers, threads, memory, rank_memory)
     return _LocalClient(
         tempfile.mkdtemp(prefix="dtk-"),
-        n_workers=workers,
-        threads_per_worker=threads,
-        memory_limit=share - rank_share,
+        n_workers=size.workers,
+        threads_per_worker=size.threads,
+        memory_limit=size.worker_nbytes,
         dashboard_address=dashboard,
         host="127.0.0.1",
-        env={RANK_MEMORY_VARIABLE: str(rank_share)},
+        env={RANK_MEMORY_VARIABLE: str(size.rank_nbytes)},
         preload=["dtk.runtime.worker_preload"],
     )

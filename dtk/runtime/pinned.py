@@ -6,13 +6,15 @@ is not pinned may be moved, and all ranks pile up on one worker; a cancelled tas
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from dtk.errors import ClusterError
+from dtk.runtime.events import TOPIC
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PinnedTask",
     "WorkerInfo",
+    "ask_workers",
     "is_error",
     "live_workers",
     "rank_order",
@@ -29,6 +32,7 @@ __all__ = [
 ]
 
 LOOPBACK = "127.0.0.1"
+ANSWER_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class WorkerInfo:
     @property
     def host(self) -> str:
         """The worker's host, as other workers reach it."""
-        return urlsplit(self.address).hostname or LOOPBACK if self.address.startswith("t") else LOOPBACK
+        place = urlsplit(self.address)
+        return LOOPBACK if place.scheme == "inproc" else place.hostname or LOOPBACK
 
 
 def workers_of(client: Client) -> list[WorkerInfo]:
@@ -136,17 +141,17 @@ class PinnedTask:
         task = self._worker.state.tasks.get(self._key)
         return task is None or task.state == "cancelled" or self._worker.status.name not in ("running", "paused")
 
-    def log_event(self, topic: str, message: Any) -> None:
-        """Publish a message on the scheduler.
+    def publish(self, gang: str, message: dict[str, Any]) -> None:
+        """Send a message to the clients that are `subscribed` to a gang.
 
         Parameters
         ----------
-        topic : str
-            What clients subscribe to.
-        message : object
-            Numbers, strings, lists and dicts.
+        gang : str
+            The gang's name.
+        message : dict
+            Of numbers, strings, lists and dicts.
         """
-        self._worker.log_event(topic, message)
+        self._worker.log_event(TOPIC, {"gang": gang} | message)
 
 
 def _in_place(address: str, key: str, fn: Callable[..., Any], *args: Any) -> Any:
@@ -216,8 +221,56 @@ def run_on(client: Client, fn: Callable[..., Any], address: str, *args: Any) -> 
     -------
     object
         What `fn` returned.
+
+    Raises
+    ------
+    ClusterError
+        If the worker does not answer.
     """
-    return client.run(fn, *args, workers=[address])[address]
+    answers = ask_workers(client, fn, [address], *args)
+    if address not in answers:
+        raise ClusterError(f"worker {address} did not answer within {ANSWER_TIMEOUT_S:g} s; restart it, and run again")
+    return answers[address]
+
+
+def ask_workers(
+    client: Client, fn: Callable[..., Any], addresses: Iterable[str], *args: Any, timeout_s: float = ANSWER_TIMEOUT_S
+) -> dict[str, Any]:
+    """Call a function on several workers at the same time, outside of their task queues, and wait for no silent one.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    fn : callable
+        See `run_on`.
+    addresses : iterable of str
+        The workers.
+    *args : object
+        For `fn`.
+    timeout_s : float
+        Seconds after which a worker counts as silent.
+
+    Returns
+    -------
+    dict of str to object
+        What `fn` returned, by worker; without those that are gone or silent.
+    """
+    return client.sync(_ask, client, fn, addresses, args, timeout_s)  # type: ignore[no-any-return]
+
+
+async def _ask(
+    client: Client, fn: Callable[..., Any], addresses: Iterable[str], args: tuple[Any, ...], timeout_s: float
+) -> dict[str, Any]:
+    # one call a worker: the scheduler gives the answers to one call all together, or not at all
+    asked = {asyncio.ensure_future(client.run(fn, *args, workers=[address])): address for address in addresses}
+    if not asked:
+        return {}
+    answered, silent = await asyncio.wait(asked, timeout=timeout_s)
+    for call in silent:
+        call.cancel()
+    heard = {asked[call]: call for call in answered if not isinstance(call.exception(), OSError)}  # its end broke
+    return {address: call.result()[address] for address, call in heard.items()}
 
 
 def is_error(future: Future[Any]) -> bool:

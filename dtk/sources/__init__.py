@@ -5,7 +5,8 @@ from __future__ import annotations
 from dtk.sources.expression import ExpressionSource
 from dtk.sources.open import open
 from dtk.sources.parquet import ParquetSource
-from dtk.sources.source import Source, TableSource, as_source, chunk_groups, counted
+from dtk.sources.schema import schema_of
+from dtk.sources.source import Source, TableSource, as_source, chunk_groups, counted, readable
 from dtk.sources.split import split
 from dtk.sources.write import write_parquet
 
@@ -18,6 +19,8 @@ __all__ = [
     "chunk_groups",
     "counted",
     "open",
+    "readable",
+    "schema_of",
     "split",
     "write_parquet",
 ]

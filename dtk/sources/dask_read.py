@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 from urllib.parse import unquote
 
@@ -123,7 +125,7 @@ class Read:
 
     def __init__(self, leaf: Any) -> None:
         self.leaf = leaf
-        self._footers: list[Footer] | None = None
+        self._footers: dict[str, Footer] | None = None
         if type(leaf) is ReadParquetFSSpec:
             info = leaf._dataset_info
             self._common = leaf._plan["common_kwargs"]
@@ -176,34 +178,31 @@ class Read:
         tuple of ParquetSource and np.ndarray
             The row groups, and the Dask partition of each, int64 [chunks].
         """
-        groups_of_file: dict[str, list[int] | None] = {}
-        partition_of_group: dict[tuple[str, int | None], int] = {}
-        for partition, (path, groups) in self._pieces():
-            if groups is None:
-                groups_of_file[path] = None
-                partition_of_group[path, None] = partition
-            else:
-                known = groups_of_file.setdefault(path, [])
-                assert known is not None
-                known.extend(groups)
-                partition_of_group.update(((path, group), partition) for group in groups)
-        paths = list(groups_of_file)
-        row_groups = list(groups_of_file.values())
+        pieces = self._pieces()
         if self._footers is None:
-            self._footers = read_footers(paths, filesystem=self.filesystem)
+            paths = list(dict.fromkeys(path for _, path, _ in pieces))
+            self._footers = dict(zip(paths, read_footers(paths, filesystem=self.filesystem), strict=True))
+        # A file is listed again wherever the chosen partitions come back to it.
+        footers: list[Footer] = []
+        row_groups: list[list[int]] = []
+        partitions: list[int] = []
+        for path, of_file in groupby(pieces, key=itemgetter(1)):
+            footer = self._footers[path]
+            footers.append(footer)
+            row_groups.append([])
+            for partition, _, groups in of_file:
+                wanted = range(len(footer.group_rows)) if groups is None else groups
+                filled = [group for group in wanted if footer.group_rows[group]]
+                row_groups[-1] += filled
+                partitions += [partition] * len(filled)
         source = ParquetSource.from_footers(
-            self._footers,
+            footers,
             columns=columns,
-            hive=hive_values(paths, self._hive_schema()),
+            hive=hive_values([footer.path for footer in footers], self._hive_schema()),
             filesystem=self.filesystem,
             row_groups=row_groups,
         )
-        files = source.paths
-        partitions = np.empty(source.num_chunks, np.int64)
-        for chunk, (file, group) in enumerate(zip(source.file_of_chunk, source.row_group, strict=True)):
-            whole = partition_of_group.get((files[file], None))
-            partitions[chunk] = partition_of_group[files[file], int(group)] if whole is None else whole
-        return source, partitions
+        return source, np.asarray(partitions, np.int64)
 
     def reader(self, source: ParquetSource) -> FrameReader:
         """Make the conversion of the source's tables.
@@ -249,21 +248,20 @@ class Read:
             raise SourceError("read_parquet(filesystem='arrow') over Hive directories is not known; use dtk.open")
         return {}
 
-    def _pieces(self) -> list[tuple[int, tuple[str, list[int] | None]]]:
-        """List (partition, (path, row groups or None for all)) in the order of the rows."""
+    def _pieces(self) -> list[tuple[int, str, Sequence[int] | None]]:
+        """List (partition, path, row groups or None for all) in the order of the rows."""
         leaf = self.leaf
         chosen = range(leaf.npartitions) if not leaf._filtered else leaf._partitions
         if type(leaf) is ReadParquetPyarrowFS:
-            fragments = leaf.fragments
-            return [(number, (fragments[at].path, None)) for number, at in enumerate(chosen)]
+            return [(number, leaf.fragments[at].path, None) for number, at in enumerate(chosen)]
         if leaf._plan["empty"]:
-            return [(0, (path, [])) for path in leaf._dataset_info["ds"].files]
-        pieces: list[tuple[int, tuple[str, list[int] | None]]] = []
+            return [(0, path, []) for path in leaf._dataset_info["ds"].files]
+        pieces: list[tuple[int, str, Sequence[int] | None]] = []
         for number, at in enumerate(chosen):
             part = leaf._plan["parts"][at]
             for item in part if isinstance(part, list) else [part]:
                 path, groups, _ = item["piece"]
-                pieces.append((number, (path, None if groups in (None, [None]) else list(groups))))
+                pieces.append((number, path, None if groups in (None, [None]) else groups))
         return pieces
 
 

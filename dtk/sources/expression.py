@@ -9,76 +9,29 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import dask.dataframe.dask_expr._accessor as accessors
 import dask.dataframe.dask_expr._expr as operations
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-from dask._task_spec import DataNode
-from dask.dataframe.dask_expr._str_accessor import SplitMap
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
-from dask.dataframe.utils import meta_nonempty
 
-from dtk.errors import DataError, SourceError
+from dtk.errors import DataError, DtkError, SourceError
 from dtk.memory import format_nbytes
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import FrameReader, Read
+from dtk.sources.identity import expression_identity
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.program import ChunkFrame, Program
-from dtk.sources.schema import arrow_type
+from dtk.sources.rowwise import keeps_rows, looks_at_rows, refusal, with_chosen_partitions
+from dtk.sources.schema import arrow_type, stored_type, table_of_frame
 
 __all__ = ["ExpressionSource", "source_of_frame"]
 
-# Operations that look at one row at a time. An allow-list: what is not known to be so is refused.
-ROWWISE: Final[frozenset[type]] = frozenset(
-    {
-        operations.Abs,
-        operations.AddPrefix,
-        operations.AddSuffix,
-        operations.Apply,
-        operations.ArrowStringConversion,
-        operations.AsType,
-        operations.Assign,
-        operations.Between,
-        operations.CaseWhen,
-        operations.Clip,
-        operations.ColumnsSetter,
-        operations.Drop,
-        operations.DropnaFrame,
-        operations.DropnaSeries,
-        operations.Eval,
-        operations.Fillna,
-        operations.Filter,
-        operations.IsNa,
-        operations.Isin,
-        operations.Literal,
-        operations.Map,
-        operations.Mask,
-        operations.NotNull,
-        operations.Projection,
-        operations.Query,
-        operations.RenameFrame,
-        operations.RenameSeries,
-        operations.Replace,
-        operations.Round,
-        operations.Sqrt,
-        operations.ToDatetime,
-        operations.ToFrame,
-        operations.ToNumeric,
-        operations.ToTimedelta,
-        operations.UFuncElemwise,
-        operations.Where,
-        operations._DeepCopy,
-        SplitMap,
-    }
-)
-ROWWISE_BASES: Final = (operations.Binop, operations.Unaryop)
-ACCESSORS: Final = frozenset({"str", "dt"})  # not "cat": the codes of a category differ from chunk to chunk
-ROW_DROPPING: Final = (operations.Filter, operations.Query, operations.DropnaFrame, operations.DropnaSeries)
+ROWS_OF_EXAMPLE: Final = 1000
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -150,12 +103,9 @@ class ExpressionSource:
             If a file is damaged or changed, or a value does not fit its column's type.
         """
         names = checked_columns(columns, self.schema.names)
-        frame = self._evaluate(chunk, self.program)[names]
-        schema = pa.schema([self.schema.field(name) for name in names])
+        frame = self.evaluate(chunk, self.program)[names]
         try:
-            return pa.Table.from_pandas(
-                frame, schema=schema, preserve_index=False, nthreads=1
-            ).replace_schema_metadata()
+            return table_of_frame(frame, pa.schema([self.schema.field(name) for name in names]))
         except (pa.ArrowException, TypeError) as error:
             reason = "; ".join(map(str, error.args))
             raise DataError(f"{self.describe(chunk)}: {reason}; give the column one type with astype") from error
@@ -176,7 +126,7 @@ class ExpressionSource:
         if self.chunk_rows is not None:
             return int(self.chunk_rows[chunk])
         assert self.row_counter is not None
-        return len(self._evaluate(chunk, self.row_counter))
+        return len(self.evaluate(chunk, self.row_counter))
 
     def describe(self, chunk: int) -> str:
         """Say where a chunk lies.
@@ -198,12 +148,29 @@ class ExpressionSource:
     def __repr__(self) -> str:
         return f"ExpressionSource({self.num_chunks} chunks over {self.base!r})"
 
-    def _evaluate(self, chunk: int, program: Program) -> pd.DataFrame:
+    def evaluate(self, chunk: int, program: Program, *, num_rows: int | None = None) -> pd.DataFrame:
+        """Run a program over the rows below a chunk.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        program : Program
+            The source's own, or its `row_counter`.
+        num_rows : int, optional
+            How many of these rows; all if None.
+
+        Returns
+        -------
+        pd.DataFrame
+            What Dask would compute of them.
+        """
         groups = range(*map(int, self.first_group[chunk : chunk + 2]))
         extra = [*self.reader.index, *self.reader.filter_columns]
         columns = list(dict.fromkeys([*program.columns, *extra]))
         tables = [self.base.read(group, columns) for group in groups]
-        return program.run(self.reader.frame(pa.concat_tables(tables) if len(tables) > 1 else tables[0]))
+        table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
+        return program.run(self.reader.frame(table.slice(0, num_rows)))
 
 
 def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetSource | ExpressionSource:
@@ -228,20 +195,18 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
     ArgumentError
         If a column is not there.
     """
-    expr = data.expr
     names = checked_columns(columns, list(data.columns))
-    if next(expr.find_operations(operations.Partitions), None) is not None:
-        expr = expr.simplify()  # moves the choice of partitions into the read
-    leaf = _checked_leaf(expr)
+    expr = with_chosen_partitions(data.expr)
+    reason = refusal(expr)
+    if reason:
+        raise SourceError(f"{reason}; {_spool_remedy(list(expr.find_operations(ReadParquet)))}")
+    leaf = max(expr.find_operations(ReadParquet), key=lambda leaf: len(leaf.columns))
     read = Read(leaf)
     reader = read.reader(read.source(list(leaf.columns))[0])
     try:
         template = _over_chunk(expr if names == list(expr.columns) else expr[names], leaf, reader)
         counting = _over_chunk(expr[[]], leaf, reader)
         program, row_counter = Program.of(template), Program.of(counting)
-        schema = _schema_of(
-            template._meta, read.schema, program, reader.widen(meta_nonempty(leaf._dataset_info["base_meta"]))
-        )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise SourceError(f"the expression cannot be evaluated chunk by chunk: {error}") from error
     plain = type(template) is operations.Projection and type(template.frame) is ChunkFrame
@@ -250,55 +215,22 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
     needed = [*program.columns, *row_counter.columns, *reader.index, *reader.filter_columns]
     base, partitions = read.source(list(dict.fromkeys(needed)))
     first_group = np.arange(base.num_chunks + 1)
-    if not all(_looks_at_rows(node) for node in expr.walk()):
-        first_group = np.append(np.unique(partitions, return_index=True)[1], base.num_chunks)
-    keeps_rows = reader.filters is None and all(_keeps_rows(node) for node in expr.walk())
-    digest = hashlib.blake2b(f"{base.identity} {template._name}".encode(), digest_size=16)
+    if not all(looks_at_rows(node) for node in expr.walk()):
+        first_group = np.append(np.flatnonzero(np.diff(partitions, prepend=-1)), base.num_chunks)
+    keeps = reader.filters is None and all(keeps_rows(node) for node in expr.walk())
+    digest = hashlib.blake2b(f"{base.identity} {expression_identity(template)}".encode(), digest_size=16)
     digest.update(first_group.tobytes())
-    return ExpressionSource(
+    source = ExpressionSource(
         base=base,
         reader=reader,
         program=program,
-        row_counter=None if keeps_rows else row_counter,
-        schema=schema,
+        row_counter=None if keeps else row_counter,
+        schema=pa.schema([]),
         identity=digest.hexdigest(),
-        chunk_rows=base.chunk_rows if keeps_rows else None,
+        chunk_rows=base.chunk_rows if keeps else None,
         first_group=first_group.astype(np.int64),
     )
-
-
-def _checked_leaf(expr: Any) -> Any:
-    """Return the one Parquet read below an expression, or refuse the expression."""
-    reads = list(expr.find_operations(ReadParquet))
-    for node in expr.walk():
-        reason = _refusal(node)
-        if reason:
-            raise SourceError(f"{reason}, so ranks cannot read it in place; {_spool_remedy(reads)}")
-    if not reads:
-        raise SourceError(f"the expression reads no Parquet file; {_spool_remedy(reads)}")
-    if any(not Read.same(reads[0], other) for other in reads[1:]):
-        raise SourceError(f"the expression combines several Parquet reads; {_spool_remedy(reads)}")
-    return max(reads, key=lambda leaf: len(leaf.columns))
-
-
-def _refusal(node: Any) -> str | None:
-    """Say why a node of an expression cannot be evaluated chunk by chunk; None if it can."""
-    kind = type(node)
-    if isinstance(node, ReadParquet) or kind in ROWWISE or issubclass(kind, ROWWISE_BASES):
-        return None
-    if kind is operations.MapPartitions:
-        if node._has_partition_info:
-            return f"map_partitions of {_name_of(node.func)} asks for the partition's number"
-        return None
-    if kind in (accessors.PropertyMap, accessors.FunctionMap):
-        known = node.operand("accessor") in ACCESSORS
-        return None if known else f"the accessor .{node.operand('accessor')} depends on the whole column"
-    if kind is operations._DelayedExpr:
-        constant = all(type(task) is DataNode for task in node._layer().values())
-        return None if constant else "an argument is a delayed value"
-    if not node.dependencies():
-        return f"{kind.__name__} is no Parquet read"
-    return f"{kind.__name__} is not known to look at one row at a time"
+    return replace(source, schema=_schema_of(source, template._meta, expr))
 
 
 def _spool_remedy(reads: Sequence[Any]) -> str:
@@ -307,22 +239,6 @@ def _spool_remedy(reads: Sequence[Any]) -> str:
         nbytes = max(nbytes, Read(leaf).source(list(leaf.columns))[0].decoded_nbytes)
     size = f" (about {format_nbytes(nbytes)} before compression)" if nbytes else ""
     return f"write it once with dtk.write_parquet(data, path){size} and open that"
-
-
-def _name_of(function: Any) -> str:
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def _looks_at_rows(node: Any) -> bool:
-    """Tell whether a node gives the same rows for any cut of the data, as only the author of a function can know."""
-    if type(node) is not operations.MapPartitions:
-        return True
-    function = getattr(node.func, "func", node.func)  # a partial of a marked function is marked too
-    return bool(getattr(function, "dtk_rowwise", False))
-
-
-def _keeps_rows(node: Any) -> bool:
-    return not isinstance(node, ROW_DROPPING) and _looks_at_rows(node)
 
 
 def _over_chunk(expr: Any, leaf: Any, reader: FrameReader) -> Any:
@@ -337,18 +253,21 @@ def _over_chunk(expr: Any, leaf: Any, reader: FrameReader) -> Any:
     return expr.simplify().lower_completely()
 
 
-def _schema_of(meta: pd.DataFrame, stored: pa.Schema, program: Program, example: pd.DataFrame) -> pa.Schema:
+def _schema_of(source: ExpressionSource, meta: pd.DataFrame, expr: Any) -> pa.Schema:
     """Fix the Arrow types that every chunk is cast to."""
-    objects = [str(name) for name, dtype in meta.dtypes.items() if pd.api.types.is_object_dtype(dtype)]
-    found = {name: stored.field(name).type for name in objects if name in stored.names}
-    if len(found) < len(objects):
-        # Only values tell what an object is; Dask finds its own types by the same made-up rows.
+    stored = {name: stored_type(expr, name) for name in meta.columns}
+    unknown = [name for name in meta.columns if meta[name].dtype == object and stored[name] is None]
+    if unknown and source.num_chunks:
+        # Only values tell what an object is, and a function may understand no others than the data's own.
         try:
-            values = program.run(example)
-            found |= {name: pa.array(values[name], from_pandas=True).type for name in objects if name not in found}
+            for num_rows in (ROWS_OF_EXAMPLE, None):
+                values = source.evaluate(0, source.program, num_rows=num_rows)
+                stored |= {name: pa.array(values[name], from_pandas=True).type for name in unknown}
+                if not any(pa.types.is_null(stored[name]) for name in unknown):
+                    break
+        except DtkError:
+            raise
         except Exception as error:
-            reason = f"the types of the columns {objects} cannot be told from an example ({error})"
+            reason = f"the types of the columns {unknown} cannot be told from the first rows ({error})"
             raise SourceError(f"{reason}; give them a type with astype") from error
-    below = {field.name: field.type for field in stored}
-    types = {str(name): arrow_type(meta[name], below.get(str(name))) for name in meta.columns}
-    return pa.schema(list((types | found).items()))
+    return pa.schema([(str(name), arrow_type(meta[name], stored[name])) for name in meta.columns])

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dtk.errors import DataError, NotFoundError
 
-__all__ = ["Footer", "read_footers", "stat_file"]
+__all__ = ["FOOTER_THREADS", "Footer", "read_footers", "stat_file"]
 
 MAGIC: Final = b"PAR1"
 FOOTER_THREADS: Final = 8

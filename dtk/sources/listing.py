@@ -91,12 +91,13 @@ def list_files(path: str | os.PathLike[str], *, format: str | None = None) -> Li
     if isinstance(filesystem, LocalFileSystem):
         filesystem = None
     fs = filesystem or LocalFileSystem()
-    if "*" in root or "?" in root or "[" in root:
+    is_there = fs.exists(root)  # before its name is taken for a pattern
+    if not is_there and any(wildcard in root for wildcard in "*?["):
         found = [name for name in fs.glob(root) if not _is_hidden(os.path.basename(name))]
         if not found:
             raise NotFoundError(f"{path} matches no file; check the pattern and the directory")
         root = re.split(r"[*?\[]", root, maxsplit=1)[0].rpartition("/")[0]
-    elif not fs.exists(root):
+    elif not is_there:
         raise NotFoundError(f"{path} is not there; {_beside(root, fs)}")
     else:
         found = [root]

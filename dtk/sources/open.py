@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import dask.dataframe as dd
@@ -16,7 +19,7 @@ from fsspec.implementations.local import LocalFileSystem
 from dtk.errors import ArgumentError, DataError, SourceError
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import hive_values
-from dtk.sources.footers import Footer, read_footers
+from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
 
@@ -29,6 +32,7 @@ PARTITION_NBYTES: Final = 64 * 2**20
 TEXT_NBYTES: Final = 32  # of a value of a column without a fixed width, as a guess
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
 CSV_LEAST_ROWS: Final = 1000
+NULLABLE: Final = {"int64": "Int64", "uint64": "UInt64", "bool": "boolean"}
 INDEX_COLUMN: Final = "__index_level_"  # pandas stores an index without a name so
 
 
@@ -49,7 +53,9 @@ def open(
     Returns
     -------
     dask.dataframe.DataFrame or xarray.Dataset
-        Lazy: a DataFrame of Parquet and CSV, a Dataset of Zarr and NetCDF.
+        Lazy: a DataFrame of Parquet and CSV, a Dataset of Zarr and NetCDF. The types of CSV are told from 100,000 rows;
+        where there are more, whole numbers and booleans get pandas' types that hold missing values. Variables of
+        several NetCDF files that do not follow time (or what the files are cut along) are the first file's.
 
     Raises
     ------
@@ -129,7 +135,7 @@ def _open_parquet(listing: Listing, columns: Sequence[str] | None) -> dd.DataFra
         options["dataset"] = {"partitioning": {"flavor": "hive", "schema": pa.schema(list(types.items()))}}
     stored = footers[0].schema
     frame: dd.DataFrame = dd.read_parquet(
-        list(listing.files),
+        [glob.escape(file) for file in listing.files],
         columns=names,
         index=False,
         categories=[field.name for field in stored if pa.types.is_dictionary(field.type)] or None,
@@ -182,31 +188,39 @@ def _open_csv(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:
         raise DataError(f"{listing.path} holds CSV files of several compressions; compress all or none")
     compression = compressions.pop()
     separator = "\t" if ".tsv" in os.path.basename(listing.files[0]).lower() else ","
-    heads = []
-    sample_rows = max(CSV_LEAST_ROWS, CSV_SAMPLE_ROWS // len(listing.files))
-    for file in listing.files:
-        try:
-            with fs.open(file, "rb", compression=compression) as stream:
-                heads.append(pd.read_csv(stream, nrows=sample_rows, sep=separator))
-        except pd.errors.EmptyDataError as error:
-            raise DataError(f"{file} is empty; it should hold a line of column names and rows") from error
-        except (pd.errors.ParserError, UnicodeDecodeError, OSError, EOFError, ValueError) as error:
-            raise DataError(f"{file} cannot be read as CSV: {error}") from error
-        if list(heads[-1].columns) != list(heads[0].columns):
-            here, there = list(heads[-1].columns), list(heads[0].columns)
+    num_rows = max(CSV_LEAST_ROWS, CSV_SAMPLE_ROWS // len(listing.files))
+    read_head = partial(_csv_head, fs=fs, compression=compression, separator=separator, num_rows=num_rows)
+    with ThreadPoolExecutor(min(FOOTER_THREADS, len(listing.files))) as pool:
+        heads = list(pool.map(read_head, listing.files))
+    for file, head in zip(listing.files, heads, strict=True):
+        if list(head.columns) != list(heads[0].columns):
+            here, there = list(head.columns), list(heads[0].columns)
             raise DataError(f"{file} has the columns {here} but {listing.files[0]} has {there}; use the same columns")
-    if not any(len(head) for head in heads):
+    filled = [head for head in heads if len(head)]
+    if not filled:
         raise DataError(f"{listing.path} has column names but no rows")
     names = checked_columns(columns, [str(name) for name in heads[0].columns])
     # A compressed file can only be read from its start: it is one partition.
     options = {"compression": compression, "blocksize": None} if compression else {}
     protocol = f"{listing.path.split('://', 1)[0]}://" if listing.filesystem is not None else ""
-    dtypes = pd.concat(heads).dtypes.to_dict()  # Dask's own guess is from ten rows
+    dtypes = pd.concat(filled).dtypes.to_dict()  # Dask's own guess is from ten rows
+    if any(len(head) == num_rows for head in filled):  # there may be more rows, and gaps in them
+        dtypes = {name: NULLABLE.get(str(dtype), dtype) for name, dtype in dtypes.items()}
     frame: dd.DataFrame = dd.read_csv(
-        [protocol + file for file in listing.files], sep=separator, dtype=dtypes, **options
+        [protocol + glob.escape(file) for file in listing.files], sep=separator, dtype=dtypes, **options
     )
     chosen: dd.DataFrame = frame if columns is None else frame[names]
     return chosen
+
+
+def _csv_head(file: str, *, fs: Any, compression: str | None, separator: str, num_rows: int) -> pd.DataFrame:
+    try:
+        with fs.open(file, "rb", compression=compression) as stream:
+            return pd.read_csv(stream, nrows=num_rows, sep=separator)
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"{file} is empty; it should hold a line of column names and rows") from error
+    except (pd.errors.ParserError, UnicodeDecodeError, OSError, EOFError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as CSV: {error}") from error
 
 
 def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
@@ -264,12 +278,32 @@ def _open_netcdf(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
         names, first = sorted(map(str, part.data_vars)), sorted(map(str, parts[0].data_vars))
         if names != first:
             raise DataError(f"{file} has the variables {names} but {listing.files[0]} has {first}; use the same")
+    if len(parts) == 1:
+        return _checked_dataset(parts[0], listing.path, columns)
     try:
-        data = parts[0] if len(parts) == 1 else xr.combine_by_coords(parts, combine_attrs="override")
+        # What lacks the dimension along which the files follow is the same in all: the first one's is taken.
+        data = xr.combine_by_coords(
+            parts,
+            data_vars="minimal",
+            coords="minimal",
+            compat="override",
+            join="exact",
+            combine_attrs="override",
+        )
     except ValueError as error:
-        raise DataError(f"the files of {listing.path} do not fit together: {error}") from error
+        reason = _misfit(listing.files, parts) or str(error)
+        raise DataError(f"the files of {listing.path} do not fit together: {reason}") from error
     assert isinstance(data, xr.Dataset)
     return _checked_dataset(data, listing.path, columns)
+
+
+def _misfit(files: Sequence[str], parts: Sequence[xr.Dataset]) -> str:
+    """Name the files whose coordinates, but for those of time, are not the first one's."""
+    for file, part in zip(files, parts, strict=True):
+        for dim, index in parts[0].indexes.items():
+            if dim != "time" and dim in part.indexes and not part.indexes[dim].equals(index):
+                return f"{file} has other values of {dim!r} than {files[0]}; use the same"
+    return ""
 
 
 def _rechunked(data: xr.Dataset) -> xr.Dataset:

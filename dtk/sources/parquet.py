@@ -168,7 +168,8 @@ class ParquetSource:
             groups.append(group.astype(np.int32))
             rows.append(footer.group_rows[group])
             nbytes.append(footer.column_nbytes[np.ix_(group, at)].sum(axis=1))
-            decoded += int(footer.decoded_nbytes[at].sum())
+            share = rows[-1].sum() / max(1, footer.group_rows.sum())
+            decoded += int(footer.decoded_nbytes[at].sum() * share)
         paths = [footer.path for footer in footers]
         root = os.path.commonprefix(paths)  # noqa: RUF071 - characters are what is to be saved
         return cls(

@@ -1,30 +1,107 @@
-"""One Arrow schema for all chunks of a frame, told from its types alone."""
+"""One Arrow schema for all chunks of a table, told without reading it."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
+import dask.dataframe as dd
+import dask.dataframe.dask_expr._expr as operations
 import pandas as pd
 import pyarrow as pa
+from dask.dataframe.dask_expr._concat import Concat
+from dask.dataframe.dask_expr._merge import Merge
+from dask.dataframe.dask_expr._repartition import Repartition
+from dask.dataframe.dask_expr._shuffle import BaseSetIndexSortValues, ShuffleBase
+from dask.dataframe.dask_expr.io import FromPandas
+from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.dataframe.utils import has_known_categories
 
-__all__ = ["arrow_schema", "arrow_type"]
+from dtk.errors import SourceError
+from dtk.sources.source import Source, as_source, readable
+
+__all__ = ["arrow_schema", "arrow_type", "schema_of", "stored_type", "table_of_frame"]
+
+# Operations that choose, order or join rows, and leave the values of a column that keeps its name as they are.
+ROW_MOVING: Final = (
+    BaseSetIndexSortValues,
+    Concat,
+    Merge,
+    Repartition,
+    ShuffleBase,
+    operations.Assign,
+    operations.Drop,
+    operations.DropnaFrame,
+    operations.Filter,
+    operations.Head,
+    operations.Partitions,
+    operations.Projection,
+    operations.Query,
+    operations.ResetIndex,
+    operations.Sample,
+    operations.Tail,
+)
+RENAMING: Final = (operations.AddPrefix, operations.AddSuffix, operations.ColumnsSetter, operations.RenameFrame)
 
 
-def arrow_schema(meta: pd.DataFrame) -> pa.Schema:
-    """Choose the Arrow types of a frame's columns.
+def schema_of(data: Any) -> pa.Schema:
+    """Tell the names and types of the columns of data, without reading it.
 
     Parameters
     ----------
-    meta : pd.DataFrame
-        A frame without rows.
+    data : dask.dataframe.DataFrame, pandas.DataFrame, pa.Table, mapping of arrays, str, path or Source
+        A Dask DataFrame may be any: it need not be one that ranks can read.
 
     Returns
     -------
     pa.Schema
-        Objects are taken for strings, categories have int32 codes.
+        The source's where there is one. Give what `readable` returned, so that files are looked at once.
+
+    Raises
+    ------
+    SourceError
+        If this is no table.
+    DataError
+        If files are missing or damaged.
+
+    Examples
+    --------
+    >>> schema_of({"x": [1, 2], "late": [True, None]})
+    x: int64
+    late: bool
     """
-    return pa.schema([(str(name), arrow_type(meta[name])) for name in meta.columns])
+    source = readable(data)
+    if isinstance(source, Source):
+        return source.schema
+    # What is no source and no Dask DataFrame is refused with the reason.
+    return arrow_schema(data) if isinstance(data, dd.DataFrame) else as_source(data).schema
+
+
+def arrow_schema(frame: pd.DataFrame | dd.DataFrame) -> pa.Schema:
+    """Choose the Arrow types that hold a frame's columns, for every partition the same.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame or dask.dataframe.DataFrame
+        Its own type tells all but what its objects are. Those of a pandas frame are looked at; those of a Dask
+        DataFrame have the type of the files' column, where they are one, or else that of its source.
+
+    Returns
+    -------
+    pa.Schema
+        Objects of which nothing is known are taken for strings, categories have int32 codes.
+    """
+    if isinstance(frame, pd.DataFrame):
+        return pa.schema([(str(name), arrow_type(frame[name], _type_of_values(frame[name]))) for name in frame.columns])
+    meta = frame._meta
+    stored = {name: stored_type(frame.expr, name) for name in meta.columns}
+    unknown = [name for name in meta.columns if meta[name].dtype == object and stored[name] is None]
+    if unknown:
+        try:
+            found = as_source(frame, columns=unknown).schema
+        except SourceError:
+            found = pa.schema([])
+        stored |= {name: found.field(name).type for name in found.names}
+    return pa.schema([(str(name), arrow_type(meta[name], stored[name])) for name in meta.columns])
 
 
 def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.DataType:
@@ -33,9 +110,9 @@ def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.
     Parameters
     ----------
     column : pd.Series
-        Without rows.
+        Only its type counts.
     stored : pa.DataType, optional
-        The type of the column of that name in the files below.
+        What is known of the objects, or of the categories, that it holds.
 
     Returns
     -------
@@ -49,6 +126,80 @@ def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.
             values = stored.value_type if stored is not None and pa.types.is_dictionary(stored) else pa.string()
         return pa.dictionary(pa.int32(), pa.string() if pa.types.is_large_string(values) else values)
     if column.dtype == object:
-        return pa.string()
-    found = pa.Schema.from_pandas(column.to_frame(), preserve_index=False).field(0).type
+        found = stored if stored is not None and not pa.types.is_null(stored) else pa.string()
+    else:
+        found = pa.Schema.from_pandas(column.iloc[:0].to_frame(), preserve_index=False).field(0).type
     return pa.string() if pa.types.is_large_string(found) else found
+
+
+def stored_type(expr: Any, name: str) -> pa.DataType | None:
+    """Follow a column of a Dask expression down to the file, or the frame in memory, that holds its values unchanged.
+
+    Parameters
+    ----------
+    expr : Expr
+        Of a DataFrame.
+    name : str
+        The column.
+
+    Returns
+    -------
+    pa.DataType or None
+        What is stored there; None where an operation may have changed the values.
+    """
+    frames = expr.dependencies()
+    if isinstance(expr, ReadParquet):
+        schema: pa.Schema = expr._dataset_info["schema"]
+        return schema.field(name).type if name in schema.names else None
+    if isinstance(expr, FromPandas):
+        return _type_of_values(expr.frame.loc[:, name]) if name in expr.frame.columns else None
+    if isinstance(expr, RENAMING):
+        return stored_type(expr.frame, expr.frame.columns[list(expr.columns).index(name)])
+    if not isinstance(expr, ROW_MOVING) or (isinstance(expr, operations.Assign) and name in expr.keys):
+        return None
+    suffixes = expr.suffixes if isinstance(expr, Merge) else ("",) * len(frames)
+    found = set()
+    for below, suffix in zip(frames, suffixes, strict=False):
+        if below.ndim == 2:  # else it is a condition that chooses rows
+            of_below = name if name in below.columns else name.removesuffix(suffix or "")
+            found |= {stored_type(below, of_below)} if of_below in below.columns else set()
+    return found.pop() if len(found) == 1 else None
+
+
+def table_of_frame(frame: pd.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Turn a chunk's frame into a table of the types that all chunks have.
+
+    Parameters
+    ----------
+    frame : pd.DataFrame
+        Its index is left out.
+    schema : pa.Schema
+        Names and types.
+
+    Returns
+    -------
+    pa.Table
+        Without metadata.
+
+    Raises
+    ------
+    pa.ArrowException, TypeError, KeyError
+        If a column is not there, or its values are of another type: numbers and bytes are no strings.
+    """
+    for field in schema:
+        if pa.types.is_string(field.type) and frame[field.name].dtype.name not in ("str", "string", "category"):
+            found = pa.array(frame[field.name], from_pandas=True)
+            texts = pa.types.is_string(found.type) or pa.types.is_large_string(found.type)
+            if not texts and found.null_count < len(found):
+                raise TypeError(f"column {field.name!r} is taken for strings but holds {found.type}")
+    return pa.Table.from_pandas(frame, schema=schema, preserve_index=False, nthreads=1).replace_schema_metadata()
+
+
+def _type_of_values(column: pd.Series[Any]) -> pa.DataType | None:
+    """Look at objects; None for columns of other types, and for values of several types."""
+    if column.dtype != object:
+        return None
+    try:
+        return pa.array(column, from_pandas=True).type
+    except (pa.ArrowException, TypeError):
+        return None

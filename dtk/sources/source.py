@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from dtk.sources.expression import ExpressionSource
 
-__all__ = ["Source", "TableSource", "as_source", "chunk_groups", "counted"]
+__all__ = ["Source", "TableSource", "as_source", "chunk_groups", "counted", "readable"]
 
 ROWS_PER_SLICE: Final = 65_536
 
@@ -188,7 +188,7 @@ def as_source(data: Any, columns: Sequence[str] | None = None) -> Source:
     Returns
     -------
     Source
-        Nothing is read but metadata.
+        Nothing is read but metadata, and a thousand rows where a function makes objects, whose type only values tell.
 
     Raises
     ------
@@ -228,6 +228,40 @@ def as_source(data: Any, columns: Sequence[str] | None = None) -> Source:
         f"data of type {kind.__module__}.{kind.__qualname__} is no table that dtk reads; give a Dask or pandas"
         " DataFrame, an Arrow table, a mapping of arrays, or the path of a Parquet dataset"
     )
+
+
+def readable(data: Any) -> Any:
+    """Turn data into a source where that can be done, so that its files are looked at once for all that follows.
+
+    Parameters
+    ----------
+    data : object
+        What `as_source` takes, or anything else.
+
+    Returns
+    -------
+    Source or object
+        The data unchanged where it is no source: a Dask DataFrame that must be computed, or what dtk does not read.
+
+    Raises
+    ------
+    DataError
+        If files are missing or damaged.
+
+    Examples
+    --------
+    >>> readable({"x": [1, 2]})
+    TableSource(2 rows, 1 columns)
+    """
+    if hasattr(data, "dask") and hasattr(data, "expr"):
+        from dtk.sources.rowwise import refusal
+
+        if refusal(data.expr):  # known from the expression alone
+            return data
+    try:
+        return as_source(data)
+    except SourceError:
+        return data
 
 
 SourceKind = TypeVar("SourceKind", bound=Source)

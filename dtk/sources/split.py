@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -12,6 +13,8 @@ import dask.dataframe as dd
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
+from dask.dataframe.utils import has_known_categories
 
 from dtk.errors import ArgumentError
 from dtk.sources.columns import checked_columns
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["hash_rows", "split"]
 
-Data = TypeVar("Data", bound="dd.DataFrame | pd.DataFrame | xr.Dataset | xr.DataArray")
+Data = TypeVar("Data", bound="dd.DataFrame | pd.DataFrame | pa.Table | xr.Dataset | xr.DataArray")
 _MISSING = np.uint64(0x9AE16A3B2F90404F)
 
 
@@ -39,7 +42,7 @@ def split(
 
     Parameters
     ----------
-    data : dask.dataframe.DataFrame, pandas.DataFrame, xarray.Dataset or xarray.DataArray
+    data : dask.dataframe.DataFrame, pandas.DataFrame, pyarrow.Table, xarray.Dataset or xarray.DataArray
         What to split.
     fractions : sequence of float, optional
         Shares of the samples, which sum to 1. A sample's piece is decided by a hash of its values, so equal rows land
@@ -60,7 +63,7 @@ def split(
     Returns
     -------
     tuple
-        Lazy pieces of the same type, one a fraction, or one more than cut points.
+        Pieces of the same type, one a fraction, or one more than cut points; lazy where the data is.
 
     Raises
     ------
@@ -84,30 +87,41 @@ def split(
     bounds = None if fractions is None else _bounds(fractions)
     if type(data).__module__.partition(".")[0] == "xarray":
         return _split_arrays(data, bounds, by=by, at=at, group=group, key=key, seed=seed)
-    if not isinstance(data, (dd.DataFrame, pd.DataFrame)):
-        raise ArgumentError(f"data={type(data).__name__} cannot be split; give a Dask or pandas DataFrame, or xarray")
-    names = [str(name) for name in data.columns]
+    if not isinstance(data, (dd.DataFrame, pd.DataFrame, pa.Table)):
+        raise ArgumentError(
+            f"data={type(data).__name__} cannot be split; give a Dask or pandas DataFrame, an Arrow table, or xarray"
+        )
+    known = data.column_names if isinstance(data, pa.Table) else list(data.columns)
+    names = [str(name) for name in known]
     choose: Callable[..., npt.NDArray[np.int64]]
     if bounds is not None:
         argument, asked = ("group", group) if group is not None else ("key", key)
-        used = checked_columns(asked, names, argument=argument)
+        asked = [asked] if isinstance(asked, str) or not isinstance(asked, Sequence | None) else asked
+        used = checked_columns(asked and [str(name) for name in asked], names, argument=argument)
         choose = partial(_piece_by_hash, bounds=bounds, seed=seed)
     else:
-        assert by is not None
-        used = checked_columns([by], names, argument="by")
-        choose = partial(_piece_by_value, cuts=_cuts(at, data[by].dtype))
+        used = checked_columns([str(by)], names, argument="by")
+        choose = partial(_piece_by_value, cuts=())
+    # In the opposite order: Dask 2026.8 cannot take the length of data[mask] where the mask's function gets `data`
+    # itself; a column, or the columns in another order, is a projection, which it follows.
+    chosen = _select(data, [known[at] for at in sorted(map(names.index, used), reverse=True)])
+    if at is not None:
+        choose = partial(_piece_by_value, cuts=_cuts(at, getattr(chosen, "_meta", chosen).iloc[:, 0]))
     num_pieces = len(bounds) if bounds is not None else len(choose.keywords["cuts"]) + 1
-    if isinstance(data, pd.DataFrame):
-        pieces = choose(data[used])
-        return tuple(data[pieces == number] for number in range(num_pieces))
-    # Dask 2026.8 cannot take the length of data[mask] where the mask's function gets `data` itself: a column, or the
-    # columns in another order, is a projection, which it follows.
-    columns = data[used[0]] if len(used) == 1 else data[sorted(used, key=names.index, reverse=True)]
+    if not isinstance(data, dd.DataFrame):
+        pieces = choose(chosen)
+        take = data.filter if isinstance(data, pa.Table) else data.__getitem__
+        return tuple(take(pieces == number) for number in range(num_pieces))
+    columns = chosen[chosen.columns[0]] if len(used) == 1 else chosen
     masks = (
         columns.map_partitions(_is_in_piece, choose=choose, piece=number, meta=(None, bool))
         for number in range(num_pieces)
     )
     return tuple(data[mask] for mask in masks)
+
+
+def _select(data: dd.DataFrame | pd.DataFrame | pa.Table, names: list[Any]) -> Any:
+    return data.select(names).to_pandas(date_as_object=False) if isinstance(data, pa.Table) else data[names]
 
 
 def hash_rows(frame: pd.DataFrame, *, seed: int = 0) -> npt.NDArray[np.uint64]:
@@ -127,8 +141,8 @@ def hash_rows(frame: pd.DataFrame, *, seed: int = 0) -> npt.NDArray[np.uint64]:
         uint64 [rows].
     """
     state = np.full(len(frame), _mix(np.array([seed % 2**64], np.uint64))[0], np.uint64)
-    for name in sorted(map(str, frame.columns)):
-        salt = np.uint64(zlib.crc32(name.encode()))
+    for name in sorted(frame.columns, key=str):
+        salt = np.uint64(zlib.crc32(str(name).encode()))
         state = _mix(state ^ _mix(_hash_values(frame[name]) + salt))
     return state
 
@@ -154,22 +168,27 @@ def _hash_values(values: pd.Series[Any]) -> npt.NDArray[np.uint64]:
         bits[whole] = floats[whole].astype(np.int64).view(np.uint64)
         hashed = _mix(bits)
     else:
-        # Booleans with nulls come as objects: they hash as the numbers that they are without nulls.
-        texts = [value if isinstance(value, str) else _plain(value) for value in values.astype(object).to_numpy()]
-        hashed = _hash_objects(texts)
+        return _hash_distinct(values)
     return np.where(missing, _MISSING, hashed)
 
 
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, (bool, np.bool_)) else str(value)
-
-
-def _hash_objects(values: list[Any]) -> npt.NDArray[np.uint64]:
-    hashed = pd.util.hash_array(np.array([str(value) for value in values], object), categorize=True)
-    for number, value in enumerate(values):
-        if isinstance(value, int):
-            hashed[number] = _mix(np.array([value], np.uint64))[0]
-    return hashed
+def _hash_distinct(values: pd.Series[Any]) -> npt.NDArray[np.uint64]:
+    """Hash strings and objects, each value once."""
+    try:
+        codes, distinct = pd.factorize(values)
+    except (TypeError, NotImplementedError):  # lists and the like
+        codes, distinct = pd.factorize(values.map(str, na_action="ignore"))
+    objects = np.asarray(distinct, object)
+    if pd.api.types.infer_dtype(objects, skipna=False) == "string":
+        hashed = pd.util.hash_array(objects, categorize=False)
+    else:
+        hashed = pd.util.hash_array(np.array(list(map(str, objects)), object), categorize=False)
+        # Numbers with nulls may come as objects: they hash as the numbers that they are without nulls.
+        whole = [at for at, value in enumerate(objects) if isinstance(value, (int, np.integer, np.bool_))]
+        hashed[whole] = _mix(np.array([int(value) % 2**64 for value in objects[whole]], np.uint64))
+        floats = [at for at, value in enumerate(objects) if isinstance(value, (float, np.floating))]
+        hashed[floats] = _hash_values(pd.Series(objects[floats].astype(float)))
+    return np.append(hashed, _MISSING)[codes]  # the code of a missing value is -1: the last
 
 
 def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -188,10 +207,12 @@ def _piece_by_hash(frame: pd.DataFrame, *, bounds: tuple[float, ...], seed: int)
 def _piece_by_value(frame: pd.DataFrame, *, cuts: tuple[Any, ...]) -> npt.NDArray[np.int64]:
     values = frame.iloc[:, 0]
     if isinstance(values.dtype, pd.CategoricalDtype):
-        values = values.astype(values.dtype.categories.dtype)
+        of_category = _piece_by_value(values.dtype.categories.to_frame(), cuts=cuts)
+        return np.append(of_category, 0)[values.cat.codes.to_numpy()]  # the code of a missing value is -1: the last
     piece = np.zeros(len(values), np.int64)
     for cut in cuts:
-        piece += (values >= cut).to_numpy(bool, na_value=False)
+        # Only now is it known what objects are.
+        piece += (values >= _cut(cut, values)).to_numpy(bool, na_value=False)
     return piece
 
 
@@ -213,12 +234,13 @@ def _bounds(fractions: Sequence[float]) -> tuple[float, ...]:
     return (0.0, *map(float, np.cumsum(shares)[:-1]))
 
 
-def _cuts(at: Any, dtype: Any) -> tuple[Any, ...]:
+def _cuts(at: Any, column: pd.Series[Any]) -> tuple[Any, ...]:
     """Turn cut points into the type of the column, and check that they rise."""
-    asked = list(at) if isinstance(at, (list, tuple, np.ndarray, pd.Index)) else [at]
-    if isinstance(dtype, pd.CategoricalDtype):
-        dtype = dtype.categories.dtype
-    cuts = [_cut(value, dtype) for value in asked]
+    asked = list(at) if isinstance(at, (list, tuple, np.ndarray, pd.Index, pd.Series)) else [at]
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        known = has_known_categories(column)
+        column = column.dtype.categories.to_series() if known else pd.Series([], dtype=object)
+    cuts = [_cut(value, column) for value in asked]
     if not cuts:
         raise ArgumentError(f"at={asked!r} has no cut point; give at least one")
     if any(not low < high for low, high in pairwise(cuts)):
@@ -226,26 +248,51 @@ def _cuts(at: Any, dtype: Any) -> tuple[Any, ...]:
     return tuple(cuts)
 
 
-def _cut(value: Any, dtype: Any) -> Any:
-    arrow = getattr(dtype, "pyarrow_dtype", None)
-    is_date = arrow is not None and str(arrow).startswith("date")
+def _cut(value: Any, column: pd.Series[Any]) -> Any:
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        raise ArgumentError(f"at={value!r} is a missing value; leave it out: samples without a value go first")
+    dtype = column.dtype
+    if pd.api.types.is_object_dtype(dtype):
+        return _cut_of_objects(value, column.dropna().iloc[:1])
+    is_date = str(getattr(dtype, "pyarrow_dtype", "")).startswith("date")
     if is_date or pd.api.types.is_datetime64_any_dtype(dtype):
-        try:
-            time = pd.Timestamp(value)
-        except (ValueError, TypeError) as error:
-            raise ArgumentError(f"at={value!r} is no time; write it as '2013-10-01'") from error
-        if is_date:
-            return time.date()
-        zone = getattr(dtype, "tz", None)
-        if zone is None and time.tz is not None:
-            raise ArgumentError(f"at={value!r} has a time zone but the column has none; leave it out")
-        return time.tz_localize(zone) if zone is not None and time.tz is None else time
+        return _time(value, is_date=is_date, zone=getattr(dtype, "tz", None))
     is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if pd.api.types.is_numeric_dtype(dtype) and not is_number:
         raise ArgumentError(f"at={value!r} is no number but the column is {dtype}; give numbers")
     if pd.api.types.is_string_dtype(dtype) and not isinstance(value, str):
         raise ArgumentError(f"at={value!r} is no string but the column is {dtype}; give strings")
     return value
+
+
+def _cut_of_objects(value: Any, first: pd.Series[Any]) -> Any:
+    """Turn a cut point into the type of the first object; leave it where there is none, as in a lazy column."""
+    for found in first:
+        if isinstance(found, dt.date):
+            return _time(value, is_date=not isinstance(found, dt.datetime), zone=getattr(found, "tzinfo", None))
+        if isinstance(found, str) and not isinstance(value, str):
+            raise ArgumentError(f"at={value!r} is no string but the column holds strings; give strings")
+        try:
+            if isinstance(value, str) and hasattr(found, "calendar"):
+                import xarray as xr
+
+                value = xr.date_range(value, periods=1, calendar=found.calendar, use_cftime=True)[0]
+            bool(found >= value)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"at={value!r} cannot be compared with {found!r} of the column: {error}") from error
+    return value
+
+
+def _time(value: Any, *, is_date: bool, zone: Any) -> pd.Timestamp | dt.date:
+    try:
+        time = pd.Timestamp(value)
+    except (ValueError, TypeError) as error:
+        raise ArgumentError(f"at={value!r} is no time; write it as '2013-10-01'") from error
+    if is_date:
+        return time.date()
+    if zone is None and time.tz is not None:
+        raise ArgumentError(f"at={value!r} has a time zone but the column has none; leave it out")
+    return time.tz_localize(zone) if zone is not None and time.tz is None else time
 
 
 def _split_arrays(
@@ -267,13 +314,16 @@ def _split_arrays(
         dim, values = data[coordinate].dims[0], data[coordinate].to_series().reset_index(drop=True)
     else:
         dims = [str(dim) for dim in data.dims]
-        dim = checked_columns(key or ("time" if "time" in dims else dims[0]), dims, argument="key")[0]
+        asked = checked_columns(key or ("time" if "time" in dims else dims[0]), dims, argument="key")
+        if len(asked) > 1:
+            raise ArgumentError(f"key={asked!r} names several dimensions; give the one to split along")
+        dim = asked[0]
         values = data[dim].to_series().reset_index(drop=True)  # positions where the dimension has no labels
     frame = values.to_frame("value")
     if bounds is not None:
         pieces, num_pieces = _piece_by_hash(frame, bounds=bounds, seed=seed), len(bounds)
     else:
-        cuts = _cuts(at, values.dtype)
+        cuts = _cuts(at, values)
         pieces, num_pieces = _piece_by_value(frame, cuts=cuts), len(cuts) + 1
     return tuple(data.isel({dim: _compact(np.flatnonzero(pieces == number))}) for number in range(num_pieces))
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shutil
 import uuid
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -15,20 +17,21 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dask._expr import Expr
-from dask.base import tokenize
-from dask.callbacks import Callback
+from dask._task_spec import DataNode, Task
+from dask.base import is_dask_collection, tokenize
+from dask.dataframe.dask_expr.io.io import FromMap, FromPandas
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.delayed import delayed
 from dask.utils import parse_bytes
 
 from dtk.errors import ArgumentError, DataError
-from dtk.progress import Progress
-from dtk.sources.schema import arrow_schema
+from dtk.sources.schema import arrow_schema, table_of_frame
 
 __all__ = ["write_parquet"]
 
 PART_NBYTES: Final = parse_bytes("128 MiB")
 LABEL: Final = "write-parquet"
+OF_PARQUET: Final = re.compile(r"[^.].*\.(parquet|parq|pq)|_metadata|_common_metadata|_SUCCESS|\..*\.crc")
 
 
 def write_parquet(
@@ -51,7 +54,8 @@ def write_parquet(
     path : str or path
         A local directory that is not there yet.
     overwrite : bool
-        Whether to replace an existing directory of Parquet files; it stays whole until the new one is complete.
+        Whether to replace an existing directory of Parquet files; it stays whole until the new one is complete. One
+        that `frame` is read from is never replaced.
     progress : bool
         Whether to show a progress bar.
     row_group_rows : int
@@ -65,10 +69,12 @@ def write_parquet(
     Raises
     ------
     ArgumentError
-        If the path is remote, exists, or an argument cannot work.
+        If the path is remote, exists, or holds what `frame` is read from, or an argument cannot work.
     DataError
         If a column's values do not fit one type.
     """
+    from dtk.runtime import delayed_reduce
+
     target = _checked_target(path, overwrite)
     if row_group_rows < 1:
         raise ArgumentError(f"row_group_rows={row_group_rows} must be at least 1")
@@ -76,20 +82,29 @@ def write_parquet(
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise ArgumentError(f"frame has the column {repeated[0]!r} twice; rename one")
-    identity = _identity(table.expr, {})
+    if os.path.lexists(target) and any(_overlap(read, target) for read in _paths_read(table.expr)):
+        raise ArgumentError(f"path={os.fspath(path)!r} holds files that frame is read from; write elsewhere")
+    identity, is_resumable = _identity(table.expr, {}), _carries_state(table.expr)
+    schema = arrow_schema(table)
     table = table.optimize()
-    schema = arrow_schema(table._meta)
-    token = tokenize(identity, str(schema), row_group_rows)[:16]
+    token = tokenize(identity, str(schema), row_group_rows, None if is_resumable else uuid.uuid4().hex)[:16]
     partial_path = f"{target}.partial-{token}"
     os.makedirs(partial_path, exist_ok=True)
-    write = partial(_write_part, directory=partial_path, schema=schema, row_group_rows=row_group_rows)
+    write: Any = partial(
+        _write_part, directory=partial_path, schema=schema, row_group_rows=row_group_rows
+    )
     parts = [
         delayed((number, part))
         for number, part in enumerate(table.to_delayed(optimize_graph=False))
         if not os.path.exists(_part_path(partial_path, number))
     ]
-    if parts:
-        _run(write, parts, progress)
+    try:
+        if parts:
+            delayed_reduce(write, sum, parts, label=LABEL, progress=progress)
+    except BaseException:
+        if not is_resumable:  # what it read may change until the next attempt, so that its parts are of no use
+            shutil.rmtree(partial_path, ignore_errors=True)
+        raise
     _publish(partial_path, target, token)
     return target
 
@@ -99,16 +114,64 @@ def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> str:
     if "://" in text:
         raise ArgumentError(f"path={text!r} is remote; write to a local directory and copy that")
     target = os.path.abspath(os.path.expanduser(text))
+    if os.path.islink(target):
+        target = os.path.realpath(target)  # what it leads to is replaced, and the link stays
     if not os.path.lexists(target):
         return target
     if not overwrite:
         raise ArgumentError(f"path={text!r} exists; give another path, or overwrite=True")
     # A slip must not cost a home directory: replace nothing but what looks like a Parquet dataset.
     files = [target] if not os.path.isdir(target) else [name for _, _, names in os.walk(target) for name in names]
-    other = [name for name in files if not name.endswith((".parquet", ".parq", ".pq")) and name[:1] not in "._"]
+    other = [name for name in files if not OF_PARQUET.fullmatch(name)]
     if other or not os.path.isdir(target):
         raise ArgumentError(f"path={text!r} is no directory of Parquet files alone; remove it yourself")
     return target
+
+
+def _paths_read(expr: Expr) -> Iterator[str]:
+    """List the local paths that a lazy table is read from: those of its reads, and those handed to its functions."""
+    for node in expr.walk():
+        if isinstance(node, ReadParquet):
+            info = node._dataset_info  # of a read through fsspec, or of one through pyarrow alone
+            yield from info["ds"].files if "ds" in info else [part.fragment.path for part in info["fragments"]]
+        else:
+            yield from _paths_in([operand for operand in node.operands if not isinstance(operand, Expr)])
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    if isinstance(value, (str, os.PathLike)):
+        text = os.fspath(value)
+        # A bare word may be a value that something is compared with, and the name of a directory by chance.
+        if isinstance(text, str) and (os.path.isfile(text) or (os.sep in text and os.path.isdir(text))):
+            yield text
+        return
+    if isinstance(value, partial):
+        parts = [value.args, value.keywords]
+    elif isinstance(value, Task):
+        parts = [value.args, value.kwargs]
+    elif isinstance(value, DataNode):
+        parts = [value.value]
+    elif is_dask_collection(value):
+        parts = [dict(value.__dask_graph__())]
+    else:
+        parts = list(value.values()) if isinstance(value, Mapping) else value
+    if isinstance(parts, (list, tuple, set, frozenset)):
+        for part in parts:
+            yield from _paths_in(part)
+
+
+def _overlap(read: str, target: str) -> bool:
+    """Tell whether replacing a directory would take away a file, or files of a directory, also through links."""
+    targets = (target, os.path.realpath(target))
+    for path in (os.path.abspath(read), os.path.realpath(read)):
+        for directory in targets:
+            if _is_within(path, directory) or (os.path.isdir(path) and _is_within(directory, path)):
+                return True
+    return False
+
+
+def _is_within(path: str, directory: str) -> bool:
+    return os.path.commonpath([path, directory]) == directory
 
 
 def _as_frame(frame: Any) -> dd.DataFrame:
@@ -116,7 +179,8 @@ def _as_frame(frame: Any) -> dd.DataFrame:
         frame = frame.to_frame(frame.name if frame.name is not None else "value")
     if isinstance(frame, pd.DataFrame):
         num_parts = max(1, math.ceil(frame.memory_usage(index=False).sum() / PART_NBYTES))
-        frame = dd.from_pandas(frame, npartitions=num_parts, sort=False)
+        with dask.config.set({"dataframe.convert-string": False}):  # it would make strings of all objects
+            frame = dd.from_pandas(frame, npartitions=num_parts, sort=False)
     if not isinstance(frame, dd.DataFrame):
         raise ArgumentError(f"frame={type(frame).__name__} is no table; give a Dask or pandas DataFrame")
     if frame.index.name is not None and frame.index.name not in frame.columns:
@@ -125,6 +189,18 @@ def _as_frame(frame: Any) -> dd.DataFrame:
         columns={name: str(name) for name in frame.columns if not isinstance(name, str)}
     )
     return renamed
+
+
+def _carries_state(expr: Expr) -> bool:
+    """Tell whether the identity of a table changes when what it reads does: not so for functions of the user's own."""
+    leaves = [node for node in expr.walk() if not node.dependencies()]
+    return all(isinstance(leaf, (ReadParquet, FromPandas)) or _is_dasks_reader(leaf) for leaf in leaves)
+
+
+def _is_dasks_reader(leaf: Expr) -> bool:
+    function = leaf.operands[0] if isinstance(leaf, FromMap) else None
+    function = function.func if isinstance(function, partial) else function
+    return str(getattr(function, "__module__", "")).startswith("dask.")  # of CSV, with the state of each file
 
 
 def _identity(expr: Any, known: dict[str, str]) -> str:
@@ -148,31 +224,6 @@ def _identity(expr: Any, known: dict[str, str]) -> str:
     return known[expr._name]
 
 
-def _run(write: Any, parts: list[Any], progress: bool) -> None:
-    from dtk.runtime import current_client, delayed_reduce
-
-    if current_client() is not None:
-        delayed_reduce(write, sum, parts, label=LABEL, progress=progress)
-        return
-    # All in one graph: partitions may share work, such as a shuffle.
-    tasks = [delayed(write)(part, dask_key_name=f"{LABEL}-{number}") for number, part in enumerate(parts)]
-    with Progress(LABEL, len(tasks), enabled=progress) as bar, _Counter(bar):
-        dask.compute(tasks, scheduler="threads", optimize_graph=True)
-
-
-class _Counter(Callback):
-    """Tells a progress bar how many parts are written."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._done = 0
-
-    def _posttask(self, key: Any, result: Any, dsk: Any, state: Any, worker_id: Any) -> None:
-        if str(key).startswith(LABEL):
-            self._done += 1
-            self._bar.update(self._done)
-
-
 def _part_path(directory: str, number: int) -> str:
     return f"{directory}/part-{number:05d}.parquet"
 
@@ -181,7 +232,7 @@ def _write_part(part: tuple[int, pd.DataFrame], *, directory: str, schema: pa.Sc
     """Write a partition under a temporary name, then give it its own."""
     number, frame = part
     try:
-        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False).replace_schema_metadata()
+        table = table_of_frame(frame, schema)
     except (pa.ArrowException, TypeError, KeyError) as error:
         reason = "; ".join(map(str, error.args))
         raise DataError(f"partition {number}: {reason}; give the column one type with astype") from error

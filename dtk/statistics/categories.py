@@ -132,6 +132,12 @@ class Categories:
             self._add(keys, counts)
         self.count = count
 
+    def forget(self) -> None:
+        """Let go of all values, where there are so many that none is of use: `num_distinct` stays, as a lower bound."""
+        self._consolidate()
+        self.max_error += int(self._counts.max(initial=0))
+        self._keys, self._counts = pa.nulls(0), np.empty(0, np.int64)
+
     @property
     def is_exact(self) -> bool:
         """Whether all distinct values are there, with their true counts."""

@@ -112,7 +112,7 @@ def to_numbers(values: pa.Array) -> np.ndarray:
         return _nanoseconds(values.cast(pa.int64()).to_numpy(), 10**6)
     if pa.types.is_time(dtype) or pa.types.is_duration(dtype):
         ticks = values.cast(pa.int32()) if pa.types.is_time32(dtype) else values.cast(pa.int64())
-        return np.asarray(ticks.to_numpy(), np.float64) / _PER_SECOND[dtype.unit]
+        return _seconds(ticks.to_numpy().astype(np.int64), _PER_SECOND[dtype.unit])
     raise DataError(f"values of type {dtype} are no numbers; use them as categories, or cast the column first")
 
 
@@ -121,6 +121,12 @@ def _nanoseconds(ticks: np.ndarray, ns_per_tick: int) -> np.ndarray:
     limit = np.iinfo(np.int64).max // ns_per_tick
     fits = not len(ticks) or (-limit <= int(ticks.min()) and int(ticks.max()) <= limit)
     return ticks * ns_per_tick if fits else ticks.astype(np.float64) * ns_per_tick
+
+
+def _seconds(ticks: np.ndarray, per_second: int) -> np.ndarray:
+    """Scale to seconds: whole ones apart from the rest, so that the same time in another unit is the same float."""
+    rest = np.fmod(ticks, per_second)
+    return np.asarray((ticks - rest) // per_second + rest / per_second, np.float64)
 
 
 def to_floats(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
@@ -165,13 +171,19 @@ def category_keys(values: pa.Array) -> pa.Array:
     Returns
     -------
     pyarrow.Array
-        Shape [rows]: large_string, int64, uint64, float64 or bool. Dates, times and decimals are strings (ISO 8601,
-        UTC), durations are seconds, bytes are hexadecimal strings.
+        Shape [rows]: large_string, int64, uint64, float64 or bool. Dates, times and decimals are strings (ISO 8601 in
+        UTC, without zeros at the end), whatever their unit or scale; durations are seconds, bytes hexadecimal strings.
 
     Raises
     ------
     DataError
         If the type is a list, a struct or another that has no categories.
+
+    Examples
+    --------
+    >>> days = pa.array([0, 1], pa.date32())
+    >>> category_keys(days).to_pylist() == category_keys(days.cast(pa.timestamp("ns"))).to_pylist()
+    True
     """
     dtype = values.type
     if pa.types.is_boolean(dtype) or pa.types.is_null(dtype) or dtype == pa.uint64():
@@ -180,16 +192,40 @@ def category_keys(values: pa.Array) -> pa.Array:
         return values.cast(pa.int64())
     if pa.types.is_floating(dtype):
         return pc.add(values.cast(pa.float64()), 0.0)  # -0.0 and 0.0 are one key
-    if pa.types.is_timestamp(dtype):
-        # without the zone first: casting a zoned timestamp to text needs a time zone database
-        text = pc.replace_substring(values.cast(pa.timestamp(dtype.unit)).cast(pa.large_string()), " ", "T")
-        zulu, nothing = (pa.scalar(end, pa.large_string()) for end in ("Z", ""))
-        return pc.binary_join_element_wise(text, zulu, nothing) if dtype.tz else text
     if pa.types.is_duration(dtype):
         return pa.array(to_floats(values), from_pandas=True)
+    if pa.types.is_temporal(dtype) or pa.types.is_decimal(dtype):
+        distinct = values.dictionary_encode()  # text is slow to write, and categories are few
+        write = _decimal_text if pa.types.is_decimal(dtype) else _time_text
+        return write(distinct.dictionary).take(distinct.indices)
     if pa.types.is_binary(dtype) or pa.types.is_large_binary(dtype) or pa.types.is_fixed_size_binary(dtype):
         return pa.array([None if value is None else value.hex() for value in values.to_pylist()], pa.large_string())
     try:
         return values.cast(pa.large_string())
     except pa.ArrowNotImplementedError:
         raise DataError(f"values of type {dtype} have no categories; leave the column out") from None
+
+
+def _time_text(values: pa.Array) -> pa.Array:
+    """Write dates and times so that the unit does not show: no zeros at the end, and no midnight."""
+    dtype = values.type
+    if pa.types.is_date(dtype):
+        dtype = pa.timestamp("s" if pa.types.is_date32(dtype) else "ms")
+        values = values.cast(dtype)
+    zone = dtype.tz if pa.types.is_timestamp(dtype) else None
+    if zone is not None:  # casting a zoned timestamp to text needs a time zone database
+        values = values.cast(pa.timestamp(dtype.unit))
+    text = values.cast(pa.large_string())
+    if dtype.unit != "s":  # there are digits after a point
+        text = pc.replace_substring_regex(text, r"\.?0+$", "")
+    if zone is None:
+        text = pc.replace_substring_regex(text, " 00:00:00$", "")
+    else:
+        text = pc.replace_substring_regex(text, "$", "Z")
+    return pc.replace_substring(text, " ", "T")
+
+
+def _decimal_text(values: pa.Array) -> pa.Array:
+    """Write decimals, none of them null, so that the scale does not show."""
+    texts = (f"{value:f}" for value in values.to_pylist())
+    return pa.array([text.rstrip("0").rstrip(".") if "." in text else text for text in texts], pa.large_string())

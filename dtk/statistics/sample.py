@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +28,9 @@ class RowSample:
         Most rows to hold.
     seed : int
         Another seed chooses other rows.
+    total_rows : int, optional
+        Rows of the whole data, if that is known: each of the parts that are merged then holds its share of `size` rows
+        only, and not as many as that. The sample is the same.
 
     Attributes
     ----------
@@ -52,26 +55,35 @@ class RowSample:
     ([25.0, 50.0], 0.0)
     """
 
-    def __init__(self, size: int = 100_000, *, seed: int = 0) -> None:
+    def __init__(self, size: int = 100_000, *, seed: int = 0, total_rows: int | None = None) -> None:
         if size < 1:
             raise ArgumentError(f"size={size!r} must be at least 1")
         self.size = size
         self.seed = seed
         self.num_rows = 0
-        self._limit = _MASK  # no row with a larger hash can enter any more
+        self._limit = _MASK if total_rows is None else _first_limit(size, total_rows)  # no larger hash can enter
         self._hashes: list[np.ndarray] = []
         self._values: list[pa.Array] = []
         self._num_held = 0
 
-    def update(self, values: pa.Array | pa.ChunkedArray, row: np.ndarray | None = None) -> None:
+    def update(
+        self,
+        values: pa.Array | pa.ChunkedArray | pa.Table,
+        row: np.ndarray | None = None,
+        *,
+        convert: Callable[[Any], pa.Array] | None = None,
+    ) -> None:
         """Take in one chunk of a column.
 
         Parameters
         ----------
-        values : pyarrow.Array or pyarrow.ChunkedArray
-            Shape [rows], of any type; a struct array samples whole rows of a table.
+        values : pyarrow.Array, pyarrow.ChunkedArray or pyarrow.Table
+            Shape [rows], of any type; a table needs `convert`.
         row : numpy.ndarray
             int64 [rows]: the number of each row in the whole data.
+        convert : callable, optional
+            ``convert(some of the values) -> pyarrow.Array``: what to hold of the rows that may stay, such as a struct
+            array for whole rows of a table. The same type for every chunk.
 
         Raises
         ------
@@ -88,7 +100,7 @@ class RowSample:
         chosen = np.flatnonzero(hashes <= np.uint64(self._limit))
         if len(chosen):
             taken = values.take(pa.array(chosen))
-            self._hold(hashes[chosen], pa.concat_arrays(plain_chunks(taken)))
+            self._hold(hashes[chosen], convert(taken) if convert else pa.concat_arrays(plain_chunks(taken)))
 
     def _hold(self, hashes: np.ndarray, values: pa.Array) -> None:
         self._hashes.append(hashes)
@@ -143,7 +155,7 @@ class RowSample:
     @property
     def is_exact(self) -> bool:
         """Whether the sample holds every row."""
-        return self.num_rows <= self.size
+        return self._num_held == self.num_rows <= self.size
 
     @property
     def rank_error(self) -> float:
@@ -187,6 +199,12 @@ class RowSample:
             With ``size``, ``seed``, ``num_rows`` and ``is_exact``.
         """
         return {"size": self.size, "seed": self.seed, "num_rows": self.num_rows, "is_exact": self.is_exact}
+
+
+def _first_limit(size: int, total_rows: int) -> int:
+    """Return a hash that at least `size` of so many rows lie below, but for a chance of 1e-15."""
+    wanted = size + 8 * math.sqrt(size) + 32  # the standard deviation of their number is less than sqrt(wanted)
+    return _MASK if wanted >= total_rows else int(_MASK / total_rows * wanted)
 
 
 def rank_error(num_values: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from dtk.errors import SourceError
 from dtk.runtime import current_client, delayed_reduce, map_reduce
 
 if TYPE_CHECKING:
@@ -109,16 +107,12 @@ def scan(
     5
     """
     # late: sources need pandas and Dask, the statistics themselves do not
-    from dtk.sources import Source, TableSource, as_source, chunk_groups
+    from dtk.sources import Source, TableSource, chunk_groups
     from dtk.sources.columns import checked_columns
 
-    try:
-        source = as_source(data, columns=None if isinstance(data, Source) else columns)
-    except SourceError:
-        if not hasattr(data, "to_delayed"):
-            raise
-        frame = data[checked_columns(columns, list(data.columns))]
-        return _scan_partitions(frame, make, label=label, progress=progress)
+    source = _readable(data, columns)
+    if not isinstance(source, Source):
+        return _scan_partitions(source, make, label=label, progress=progress)
     names = checked_columns(columns, source.schema.names)
     if isinstance(source, TableSource):
         return _scan_table(source.table.select(names), make)
@@ -129,6 +123,18 @@ def scan(
     shared = (source, make, names, _first_rows(source))
     state: State = map_reduce(_scan_group, partial(_merge, make), groups, shared=shared, label=label, progress=progress)
     return state
+
+
+def _readable(data: Any, columns: Sequence[str] | None) -> Any:
+    """Return a source, or a Dask DataFrame that must be computed; of a frame only the columns that are needed."""
+    import dask.dataframe as dd
+
+    from dtk.sources import Source, as_source, readable
+    from dtk.sources.columns import checked_columns
+
+    if isinstance(data, dd.DataFrame):
+        return readable(data if columns is None else data[checked_columns(columns, list(data.columns))])
+    return as_source(data, columns=None if isinstance(data, Source) else columns)
 
 
 def _scan_table(table: pa.Table, make: Callable[[], State]) -> State:
@@ -187,5 +193,7 @@ def _first_rows(source: Source) -> np.ndarray:
 
 
 def _num_threads() -> int:
+    from dask.system import CPU_COUNT
+
     client = current_client()
-    return max(1, sum(client.nthreads().values())) if client is not None else os.cpu_count() or 1
+    return max(1, sum(client.nthreads().values())) if client is not None else CPU_COUNT

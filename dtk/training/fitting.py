@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Final
+from numbers import Integral, Real
+from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dtk.bundle import Bundle
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError
 from dtk.evaluation import make_metrics
 from dtk.loader import Loader
-from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model
+from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model, count_outputs
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, Target
 from dtk.training.loop import Recipe
-from dtk.training.losses import Loss, resolve_loss, weighted_sum
+from dtk.training.losses import ClassLoss, Loss, SampleLoss, goal_of, resolve_loss, weighted_sum
 from dtk.training.run import TrainingReport, run_recipe
 
 __all__ = ["OPTIMIZERS", "Optimizer", "fit_network", "resolve_optimizer", "train"]
@@ -48,8 +50,9 @@ def train(
 ) -> Bundle:
     """Train a module on what a loader gives, on the workers of the current Dask cluster.
 
-    Each step's loss is the weighted mean over the global batch, so the result does not depend on the number of ranks
-    but for rounding.
+    Each step's loss is the weighted mean over the global batch. So the result does not depend on the number of ranks
+    but for rounding, unless the module itself sees what a rank has alone: batch normalisation takes the mean and
+    deviation of a rank's share of the batch (and keeps rank 0's for predictions), and each rank draws its own dropout.
 
     Parameters
     ----------
@@ -59,11 +62,15 @@ def train(
     loader : Loader
         The training data, with a target.
     validation : Loader, optional
-        Data for a validation after each epoch; the best epoch's weights are kept. It must have ``tail="pad"``.
+        Data for a validation after each epoch; the best epoch's weights are kept. It must have ``tail="pad"``, and the
+        inputs, preparation and target of `loader`.
     loss : str, torch.nn.Module or callable, optional
         ``"cross_entropy"``, ``"binary_cross_entropy"``, ``"mse"``, ``"l1"``, ``"huber"``, a loss of torch, or
         ``f(outputs, target)`` that returns one value a sample. By default cross-entropy for a whole-number target and
-        mean squared error for any other.
+        mean squared error for any other. It decides what the target is, too: for cross-entropy the labels 0 up to the
+        number of outputs; for binary cross-entropy 0 or 1, of which the one output is the log-odds of 1; for the other
+        names a number. By a loss of your own, whole numbers are labels where there are several outputs. Class weights
+        and ``ignore_index`` of a loss of torch mean what they mean there.
     optimizer : str or callable
         ``"adam"``, ``"adamw"``, ``"sgd"``, or ``f(parameters) -> torch.optim.Optimizer``.
     learning_rate : float
@@ -73,7 +80,8 @@ def train(
     patience : int, optional
         Epochs without a better validation loss after which training stops.
     ranks : int, optional
-        Training processes. None takes one a GPU or worker of the current cluster, or this process where there is none.
+        Training processes. None takes one a GPU or worker of the current cluster; where there is no cluster, or the
+        data is in memory, it trains in this process. 1 does the latter, too, and else starts one on the cluster.
     hang_timeout_s : float
         Seconds of silence after which a rank counts as hung.
     progress : bool, optional
@@ -82,7 +90,7 @@ def train(
     Returns
     -------
     Bundle
-        With the trained module, what encodes its inputs, and the metrics of the last validation.
+        With the trained module, what encodes its inputs, and the metrics of the epoch whose weights were kept.
 
     Raises
     ------
@@ -90,6 +98,9 @@ def train(
         If an argument cannot work, or the module does not take the loader's batches.
     ClusterError
         If there are too few slots, or a worker is lost.
+    DataError
+        If the target holds a label that no output stands for, or the loss gets infinite or NaN. From a rank, it is the
+        cause of a RankError.
     RankError
         If a rank raises, dies or hangs.
     MemoryLimitError
@@ -117,10 +128,10 @@ def train(
         preparation = TablePreparation.raw(names)
     if not isinstance(preparation, TablePreparation):
         raise ArgumentError(f"loader.preparation={preparation!r} must be a TablePreparation for a bundle to carry it")
-    network_schema = ModelSchema(len(preparation.feature_names), preparation.cardinalities)
     target = samples.target if samples is not None else None
     if target is None:
-        target = _plain_target(module, network_schema, str(loader.target), is_whole=is_whole)
+        num_outputs = count_outputs(module, ModelSchema(len(preparation.feature_names), preparation.cardinalities))
+        target = _plain_target(loss, str(loader.target), num_outputs, is_whole=is_whole)
     bundle, _ = fit_network(
         module,
         module,
@@ -194,21 +205,32 @@ def fit_network(
     ArgumentError
         If an argument cannot work, or the network does not take the loader's batches.
     """
-    if epochs < 1:
-        raise ArgumentError(f"epochs={epochs} must be at least 1")
-    if patience is not None and patience < 1:
-        raise ArgumentError(f"patience={patience} must be at least 1, or None")
+    if not _is_count(epochs):
+        raise ArgumentError(f"epochs={epochs!r} must be a whole number, at least 1")
+    if patience is not None and not _is_count(patience):
+        raise ArgumentError(f"patience={patience!r} must be a whole number, at least 1, or None")
     if patience is not None and validation is None:
         raise ArgumentError(f"patience={patience} needs validation data; give validation=")
-    if validation is not None and validation.plan.order.tail != "pad":
-        raise ArgumentError("validation trims rows, so its metrics would not be exact; make it with tail='pad'")
-    check_model(network, ModelSchema(len(preparation.feature_names), preparation.cardinalities, target.num_outputs))
+    if validation is not None:
+        _check_validation(validation, loader)
+    is_one_odds = goal_of(loss) == "two classes" and isinstance(target, ClassTarget) and len(target.classes) == 2
+    num_outputs = 1 if is_one_odds else target.num_outputs
+    schema = ModelSchema(len(preparation.feature_names), preparation.cardinalities, num_outputs)
+    check_model(network, schema)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise ArgumentError(
+            f"model={type(network).__name__} has no parameter that is trainable; give it one with requires_grad=True"
+        )
     prepared = PreparedModel(preparation.as_module(), network)
-    loss = resolve_loss(loss)
-    _check_loss(loss, target)
+    resolved = resolve_loss(loss)
+    _check_loss(SampleLoss(resolved), target, num_outputs)
+    if isinstance(target, ClassTarget):
+        sample_loss: SampleLoss = ClassLoss(resolved, target.name, len(target.classes))
+    else:
+        sample_loss = SampleLoss(resolved)
     recipe = Recipe(
         module=prepared,
-        loss=loss,
+        loss=sample_loss,
         optimizer=optimizer,
         epochs=epochs,
         patience=patience,
@@ -219,13 +241,14 @@ def fit_network(
         recipe, loader, validation, ranks=ranks, hang_timeout_s=hang_timeout_s, progress=progress
     )
     prepared.load_state_dict(state)
-    last = min(report.history, key=lambda entry: entry.get("validation_loss", -entry["epoch"]))
+    best = report.history[report.best_epoch]
     bundle = Bundle.from_network(
         prepared,
         preparation=preparation,
         target=target,
         model=model,
-        metrics={name.removeprefix("validation_"): last[name] for name in last if name.startswith("validation_")},
+        schema=schema,
+        metrics={name.removeprefix("validation_"): best[name] for name in best if name.startswith("validation_")},
         history=report.history,
         plan_digest=loader.plan.digest,
     )
@@ -250,22 +273,74 @@ def resolve_optimizer(optimizer: str | Optimizer, learning_rate: float) -> Optim
     Raises
     ------
     ArgumentError
-        If the name is unknown, or the learning rate is not more than 0.
+        If the name is unknown, or the learning rate is no finite number that is more than 0.
     """
     if not isinstance(optimizer, str):
         return optimizer
     if optimizer not in OPTIMIZERS:
         raise ArgumentError(f"optimizer={optimizer!r} is unknown{did_you_mean(optimizer, OPTIMIZERS)}")
-    if not learning_rate > 0:
-        raise ArgumentError(f"learning_rate={learning_rate!r} must be more than 0")
+    if not isinstance(learning_rate, Real) or not 0 < learning_rate < math.inf:
+        raise ArgumentError(f"learning_rate={learning_rate!r} must be a finite number, more than 0")
     return partial(OPTIMIZERS[optimizer], lr=learning_rate)
 
 
-def _check_loss(loss: Loss, target: Target) -> None:
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _check_validation(validation: Loader, loader: Loader) -> None:
+    """Refuse validation data that the network would take for something else than the training data."""
+    if validation.plan.order.tail != "pad":
+        raise ArgumentError("validation trims rows, so its metrics would not be exact; make it with tail='pad'")
+    if "target" not in validation.encoder.fields:
+        raise ArgumentError(f"validation has no target; give Loader(..., target={loader.target!r}), as for training")
+    found, wanted = _sample(validation), _sample(loader)
+    for what, value in found.items():
+        if value != wanted[what]:
+            raise ArgumentError(
+                f"validation has {what} {value}, and the training data {wanted[what]}; make both loaders with the same "
+                "inputs=, target= and preparation="
+            )
+    if validation.preparation is not loader.preparation and _fitted(validation) != _fitted(loader):
+        raise ArgumentError(
+            f"validation is encoded by {validation.preparation!r}, and the training data by {loader.preparation!r} of "
+            "another fit; fit one preparation on the training data, and give it to both loaders"
+        )
+
+
+def _labels(loader: Loader) -> tuple[str | None, str | None]:
+    """Name the columns of the target and of the weight."""
+    if isinstance(loader.preparation, SampleEncoder) and loader.preparation.target is not None:
+        return loader.preparation.target.name, loader.preparation.weight
+    return loader.target, loader.weight
+
+
+def _sample(loader: Loader) -> dict[str, Any]:
+    """Say what a sample of a loader is, but for its weight."""
+    labels, fields = _labels(loader), loader.encoder.fields
+    return {
+        "inputs": [name for name in loader.encoder.columns if name not in labels],
+        "target": labels[0],
+        "arrays": {name: f"{fields[name].dtype}{list(fields[name].shape)}" for name in fields if name != "weight"},
+    }
+
+
+def _fitted(loader: Loader) -> tuple[Any, Any]:
+    """Describe what encodes a loader's samples, so that equal ones compare equal."""
+    encoder, target = loader.preparation, None
+    if isinstance(encoder, SampleEncoder):
+        encoder, target = encoder.preparation, encoder.target
+    return (
+        encoder.to_dict() if isinstance(encoder, TablePreparation) else encoder,
+        None if target is None else target.to_dict() | {"counts": None},
+    )
+
+
+def _check_loss(loss: Loss, target: Target, num_outputs: int) -> None:
     """Refuse a loss that does not give one value a sample, by a few samples of zeros."""
-    outputs = torch.zeros(3, target.num_outputs)
+    outputs = torch.zeros(3, num_outputs)
     zeros = torch.zeros(3, dtype=torch.int64 if isinstance(target, ClassTarget) else torch.float32)
-    shapes = f"outputs [3, {target.num_outputs}] and a target [3]"
+    shapes = f"outputs [3, {num_outputs}] and a target [3]"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes, which are looked at below
@@ -280,26 +355,25 @@ def _check_loss(loss: Loss, target: Target) -> None:
         )
 
 
-def _plain_target(module: nn.Module, schema: ModelSchema, name: str, *, is_whole: bool) -> Target:
+def _plain_target(loss: str | nn.Module | Loss, name: str, num_outputs: int, *, is_whole: bool) -> Target:
     """Describe a target that the loader passes as it is: codes 0, 1, ... of classes, or numbers."""
-    if not is_whole:
+    goal = goal_of(loss)
+    if goal in ("classes", "two classes") and not is_whole:
+        raise ArgumentError(
+            f"loss={_shown(loss)} compares classes, and target={name!r} is of floating point; cast it with "
+            f"data.astype({{{name!r}: 'int64'}}), or take a loss of numbers, such as 'mse'"
+        )
+    if goal == "two classes":
+        return ClassTarget(name, (0, 1), (0, 0))
+    if goal == "numbers" or not is_whole or (goal is None and num_outputs == 1):
         return NumberTarget(name, 0.0, 1.0)
-    num_classes = _num_outputs(module, schema)
-    return ClassTarget(name, tuple(range(num_classes)), (0,) * num_classes)
+    if num_outputs == 1:
+        raise ArgumentError(
+            f"loss={_shown(loss)} needs an output a class, and the module returns one; return more, or give "
+            f"loss='binary_cross_entropy' if target={name!r} is 0 or 1, or loss='mse' if it is a number"
+        )
+    return ClassTarget(name, tuple(range(num_outputs)), (0,) * num_outputs)
 
 
-def _num_outputs(module: nn.Module, schema: ModelSchema) -> int:
-    """Count a module's outputs, by a batch of two rows of zeros."""
-    arguments: list[Tensor | None] = [torch.zeros(2, schema.num_inputs) if schema.num_inputs else None]
-    if schema.cardinalities:
-        arguments.append(torch.zeros(2, len(schema.cardinalities), dtype=torch.int64))
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.inference_mode():
-            outputs = module(*arguments)
-    except Exception as error:
-        raise ArgumentError(f"module fails on two rows of zeros: {type(error).__name__}: {error}") from error
-    finally:
-        module.train(was_training)
-    return int(outputs.shape[1])
+def _shown(loss: str | nn.Module | Loss) -> str:
+    return repr(loss) if isinstance(loss, str) else type(loss).__name__

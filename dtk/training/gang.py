@@ -12,28 +12,29 @@ Drawn::
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from dtk.errors import ArgumentError, ClusterError, RankError
+from dtk.errors import ArgumentError, ClusterError, DtkError
 from dtk.runtime import (
-    WorkerInfo,
+    ask_workers,
     current_client,
     is_error,
     live_workers,
-    rank_shares,
+    pack,
     run_on,
     submit_pinned,
     subscribed,
-    workers_of,
 )
-from dtk.training.shipping import pack
-from dtk.training.supervisor import RankFailure, RankOutcome, RankPlace, open_rendezvous, supervise, until_gone
+from dtk.training.planning import Gang, plan_gang
+from dtk.training.supervisor import RankOutcome, open_rendezvous, stacks_of, supervise, until_gone
+from dtk.training.verdict import RankFailure, verdict
 
 if TYPE_CHECKING:
     from dtk.runtime import Client, Future
@@ -44,139 +45,8 @@ POLL_S = 0.05
 LIVENESS_POLL_S = 1.0
 FIRST_FAILURE_WAIT_S = 1.5  # the cause and its effects come within this
 GONE_TIMEOUT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Gang:
-    """Where the ranks will run.
-
-    Parameters
-    ----------
-    workers : tuple of WorkerInfo
-        One a rank; a worker may stand several times, side by side.
-    gpus : tuple of str or None
-        One a rank.
-    threads : tuple of int
-        One a rank.
-    memory_nbytes : tuple of int
-        One a rank: the most it may hold; 0 where there is no limit.
-    """
-
-    workers: tuple[WorkerInfo, ...]
-    gpus: tuple[str | None, ...]
-    threads: tuple[int, ...]
-    memory_nbytes: tuple[int, ...]
-
-    @property
-    def num_ranks(self) -> int:
-        """How many ranks there are."""
-        return len(self.workers)
-
-    def places(self, name: str, port: int, hang_timeout_s: float, env: Mapping[str, str]) -> list[RankPlace]:
-        """Say for each rank where and how it runs.
-
-        Parameters
-        ----------
-        name : str
-            The gang's.
-        port : int
-            Of rank 0's store.
-        hang_timeout_s : float
-            Silence after which a rank is ended.
-        env : mapping
-            For the ranks' environment.
-
-        Returns
-        -------
-        list of RankPlace
-            In the order of ranks.
-        """
-        hosts = [worker.host for worker in self.workers]
-        return [
-            RankPlace(
-                gang=name,
-                rank=rank,
-                ranks=self.num_ranks,
-                local_rank=hosts[:rank].count(host),
-                local_ranks=hosts.count(host),
-                threads=self.threads[rank],
-                memory_nbytes=self.memory_nbytes[rank],
-                gpu=self.gpus[rank],
-                host=self.workers[0].host,
-                port=port,
-                hang_timeout_s=hang_timeout_s,
-                env=env,
-            )
-            for rank, host in enumerate(hosts)
-        ]
-
-
-def plan_gang(client: Client, ranks: int | None = None, threads: int | None = None) -> Gang:
-    """Choose workers for the ranks.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected.
-    ranks : int, optional
-        None takes one a GPU where there are any, else one a worker.
-    threads : int, optional
-        For each rank's operators; by default the worker's threads, shared by its ranks.
-
-    Returns
-    -------
-    Gang
-        Workers in a stable order, with several ranks on a worker only where it has threads (or GPUs) for them.
-
-    Raises
-    ------
-    ArgumentError
-        If `ranks` or `threads` is less than 1.
-    ClusterError
-        If the cluster has no workers, or too few slots.
-    """
-    for name, count in (("ranks", ranks), ("threads", threads)):
-        if count is not None and count < 1:
-            raise ArgumentError(f"{name}={count} must be at least 1")
-    workers = workers_of(client)
-    if not workers:
-        raise ClusterError("the cluster has no workers; start some, for example with client.cluster.scale(2)")
-    shares = rank_shares(client)
-    workers = [worker for worker in workers if worker.address in shares]  # one may have left in between
-    gpus = [shares[worker.address].gpus for worker in workers]
-    on_gpus = any(gpus)
-    slots = [len(devices) for devices in gpus] if on_gpus else [worker.num_threads for worker in workers]
-    if ranks is None:
-        ranks = sum(slots) if on_gpus else len(workers)
-    if ranks > sum(slots):
-        unit = "GPU" if on_gpus else "thread"
-        raise ClusterError(
-            f"ranks={ranks} exceed the cluster's {sum(slots)} slots ({len(workers)} worker(s), one slot a {unit}); "
-            f"add workers or threads, or ask ranks={sum(slots)}"
-        )
-    taken = _share(ranks, slots)
-    placed = [(number, slot) for number, count in enumerate(taken) for slot in range(count)]
-    return Gang(
-        workers=tuple(workers[number] for number, _ in placed),
-        gpus=tuple(gpus[number][slot] if on_gpus else None for number, slot in placed),
-        threads=tuple(threads or max(1, workers[number].num_threads // taken[number]) for number, _ in placed),
-        memory_nbytes=tuple(shares[workers[number].address].memory_nbytes // taken[number] for number, _ in placed),
-    )
-
-
-def _share(ranks: int, slots: Sequence[int]) -> list[int]:
-    """Deal ranks to workers as evenly as their slots allow.
-
-    >>> _share(3, [1, 4])
-    [1, 2]
-    """
-    taken = [0] * len(slots)
-    while ranks:
-        for number, room in enumerate(slots):
-            if ranks and taken[number] < room:
-                taken[number] += 1
-                ranks -= 1
-    return taken
+ANSWER_TIMEOUT_S = 5.0  # on top, for the way
+RESULT_TIMEOUT_S = 60.0
 
 
 def launch(
@@ -206,7 +76,8 @@ def launch(
     env : mapping of str to str, optional
         Set in each rank's environment.
     hang_timeout_s : float
-        Seconds after which a collective that does not end, ends the gang with an error.
+        Seconds after which a collective that does not end, ends the gang with an error. Ranks that wait for others to
+        start do so for 10 minutes.
     **kwargs : object
         Picklable keyword arguments.
 
@@ -220,7 +91,7 @@ def launch(
     ArgumentError
         If an argument cannot work.
     ClusterError
-        If there is no client, too few slots, or a worker is lost.
+        If there is no client, too few slots, or a worker is lost or has no thread free for its rank.
     RankError
         If a rank raises, dies or hangs; with that rank's own traceback, and its exception as the cause.
 
@@ -234,9 +105,34 @@ def launch(
     client = current_client()
     if client is None:
         raise ClusterError("there is no Dask client to launch ranks on; call dtk.connect() first")
+    env = {} if env is None else env
+    _refuse_bad_options(hang_timeout_s, env)
+    payload = _pack_call(fn, args, kwargs)
     gang = plan_gang(client, ranks, threads)
-    outcomes = run_gang(client, gang, pack(fn, args, kwargs), hang_timeout_s=hang_timeout_s, env=env or {})
+    outcomes = run_gang(client, gang, payload, hang_timeout_s=hang_timeout_s, env=env)
     return [cloudpickle.loads(outcome.result) for outcome in outcomes]
+
+
+def _refuse_bad_options(hang_timeout_s: float, env: Mapping[str, str]) -> None:
+    if not 0 < hang_timeout_s < math.inf:
+        raise ArgumentError(f"hang_timeout_s={hang_timeout_s} must be more than 0 seconds, and finite; 1e6 is 12 days")
+    for name, value in env.items():
+        if not isinstance(name, str) or not isinstance(value, str) or not name or "=" in name or "\0" in name + value:
+            raise ArgumentError(f"env={{{name!r}: {value!r}}} must map names to text, for example {{'A': '1'}}")
+
+
+def _pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    """Pickle a call; name the part of it that cannot be."""
+    try:
+        return pack((fn, args, kwargs))
+    except Exception as error:
+        for name, value in ({"fn": fn} | {f"args[{place}]": arg for place, arg in enumerate(args)} | kwargs).items():
+            try:
+                pack(value)
+            except Exception as reason:
+                remedy = "make what it holds inside of fn, in the rank"
+                raise ArgumentError(f"{name}={value!r} cannot be pickled: {reason}; {remedy}") from error
+        raise
 
 
 def run_gang(
@@ -263,7 +159,8 @@ def run_gang(
     env : mapping
         For the ranks' environment.
     on_beat : callable, optional
-        Called, on another thread, with rank 0's reports.
+        Called, on another thread, with rank 0's reports. Where it is given the ranks must report, so that their silence
+        counts from the start; ranks that need not may be silent for as long as they like.
 
     Returns
     -------
@@ -277,67 +174,103 @@ def run_gang(
     RankError
         If a rank raises, dies or hangs.
     """
-    if hang_timeout_s <= 0:
-        raise ArgumentError(f"hang_timeout_s={hang_timeout_s} must be more than 0 seconds")
+    _refuse_bad_options(hang_timeout_s, env)
     name = f"dtk-gang-{uuid.uuid4().hex[:8]}"
     first, addresses = gang.workers[0], [worker.address for worker in gang.workers]
+    workers, futures = set(addresses), list[Any]()
     try:
-        port = run_on(client, open_rendezvous, first.address, name, first.host)
-        shipped = client.scatter(payload, workers=list(set(addresses)), broadcast=True, hash=False)
-    except Exception as error:
-        _refuse_lost(client, set(addresses), error)
+        with subscribed(client, name, on_beat):
+            port = run_on(client, open_rendezvous, first.address, name, first.host)
+            shipped = client.scatter(payload, workers=list(workers), broadcast=True, hash=False)
+            places = gang.places(name, port, hang_timeout_s=hang_timeout_s, tells_of_start=on_beat is not None, env=env)
+            calls = [(address, (place, shipped)) for address, place in zip(addresses, places, strict=True)]
+            keys = [f"{name}-rank-{place.rank}" for place in places]
+            futures += submit_pinned(client, supervise, calls, keys=keys)
+            outcomes = _await(client, gang, name, futures, hang_timeout_s)
+    except BaseException as error:
+        note = _disband(client, name, futures, workers)
+        if note:
+            error.add_note(note)
+        if isinstance(error, Exception) and not isinstance(error, DtkError):
+            _refuse_lost(client, workers, error)
         raise
-    places = gang.places(name, port, hang_timeout_s, env)
-    with subscribed(client, name, on_beat):
-        futures = submit_pinned(
-            client,
-            supervise,
-            [(address, (place, shipped)) for address, place in zip(addresses, places, strict=True)],
-            keys=[f"{name}-rank-{place.rank}" for place in places],
-        )
-        try:
-            return _await(client, futures, set(addresses))
-        finally:
-            client.cancel(futures, force=True)
-            for address in set(addresses) & live_workers(client):
-                run_on(client, until_gone, address, name, GONE_TIMEOUT_S)
+    _disband(client, name, futures, workers)
+    return outcomes
 
 
-def _await(client: Client, futures: list[Future[Any]], workers: set[str]) -> list[RankOutcome]:
+def _await(
+    client: Client, gang: Gang, name: str, futures: list[Future[Any]], hang_timeout_s: float
+) -> list[RankOutcome]:
+    workers = [worker.address for worker in gang.workers]
+    outcomes: dict[int, RankOutcome | RankFailure] = {}
     looked_at = time.monotonic()
     while True:
-        finished = [future.result() for future in futures if future.status == "finished"]
-        if any(isinstance(outcome, RankFailure) for outcome in finished):
-            raise _first_cause(futures)
+        _collect(futures, outcomes)
+        if any(isinstance(outcome, RankFailure) for outcome in outcomes.values()):
+            raise _why(client, gang, name, futures, outcomes, hang_timeout_s)
+        if len(outcomes) == len(futures):
+            return [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, RankOutcome)]
+        if client.status in ("closing", "closed"):
+            raise ClusterError("the client was closed while its ranks ran, which ended them; close it later")
         for future in futures:
             if is_error(future):
-                raise ClusterError(f"task {future.key} of the gang is {future.status}: {future.exception()}")
-        if len(finished) == len(futures):
-            return finished
+                _refuse_lost(client, set(workers))
+                reason = future.exception() if future.status == "error" else "nobody computes it any more"
+                raise ClusterError(f"task {future.key} of the gang is {future.status}: {reason}")
         if time.monotonic() - looked_at >= LIVENESS_POLL_S:
             looked_at = time.monotonic()
-            _refuse_lost(client, workers)
+            _refuse_lost(client, {worker for rank, worker in enumerate(workers) if rank not in outcomes})
         time.sleep(POLL_S)
+
+
+def _collect(futures: list[Future[Any]], outcomes: dict[int, RankOutcome | RankFailure]) -> None:
+    """Fetch what ranks brought home since the last look, each once: a result may be large."""
+    for rank, future in enumerate(futures):
+        if rank not in outcomes and future.status == "finished":
+            with contextlib.suppress(TimeoutError):  # its worker may be gone, and the result with it
+                outcomes[rank] = future.result(timeout=RESULT_TIMEOUT_S)
+
+
+def _why(
+    client: Client,
+    gang: Gang,
+    name: str,
+    futures: list[Future[Any]],
+    outcomes: dict[int, RankOutcome | RankFailure],
+    hang_timeout_s: float,
+) -> DtkError:
+    """Wait for the failures that belong together, and find the one that caused the others."""
+    workers = [worker.address for worker in gang.workers]
+    end = time.monotonic() + FIRST_FAILURE_WAIT_S
+    while time.monotonic() < end and not all(future.done() for future in futures):
+        time.sleep(POLL_S)
+    _collect(futures, outcomes)
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, RankFailure)]
+    stacks: dict[int, str] = {}
+    if all(failure.nature in ("timeout", "effect") for failure in failures):  # then one that still runs is the cause
+        running = {rank: worker for rank, worker in enumerate(workers) if rank not in outcomes}
+        _refuse_lost(client, set(running.values()))
+        told = ask_workers(client, stacks_of, set(running.values()), name, timeout_s=ANSWER_TIMEOUT_S)
+        stacks = {rank: told.get(worker, {}).get(rank, "") for rank, worker in running.items()}
+    return verdict(failures, workers, stacks, hang_timeout_s=hang_timeout_s, join_timeout_s=gang.join_timeout_s)
+
+
+def _disband(client: Client, name: str, futures: list[Future[Any]], workers: set[str]) -> str:
+    """End what runs of a gang; say what kept it from being sure of that, or nothing."""
+    if client.status in ("closing", "closed"):
+        return ""  # the scheduler has forgotten the tasks, and supervisors look for that
+    try:
+        client.cancel(futures, force=True)
+        asked = workers & live_workers(client)
+        timeout_s = GONE_TIMEOUT_S + ANSWER_TIMEOUT_S
+        answers = ask_workers(client, until_gone, asked, name, GONE_TIMEOUT_S, timeout_s=timeout_s)
+    except Exception as broken:  # the caller may be on the way out with an error that explains more
+        return f"the ranks could not be ended from here: {type(broken).__name__}: {broken}"
+    doubtful = sorted(address for address in asked if not answers.get(address))
+    return f"worker {', '.join(doubtful)} did not say that its ranks are gone; it hangs: end it" if doubtful else ""
 
 
 def _refuse_lost(client: Client, workers: set[str], cause: Exception | None = None) -> None:
     lost = workers - live_workers(client)
     if lost:
         raise ClusterError(f"worker {', '.join(sorted(lost))} was lost, and with it its ranks; run it again") from cause
-
-
-def _first_cause(futures: list[Future[Any]]) -> RankError:
-    """Wait for the failures that belong together, and pick the one that caused the others."""
-    end = time.monotonic() + FIRST_FAILURE_WAIT_S
-    while time.monotonic() < end and not all(future.done() for future in futures):
-        time.sleep(POLL_S)
-    outcomes = [future.result() for future in futures if future.status == "finished"]
-    failures = [outcome for outcome in outcomes if isinstance(outcome, RankFailure)]
-    failure = min(failures, key=lambda failure: (failure.is_effect, failure.step, failure.rank))
-    error = RankError(failure.message, failure.rank, failure.worker, failure.traceback)
-    if failure.pickled is not None:
-        try:
-            error.__cause__ = cloudpickle.loads(failure.pickled)
-        except Exception as unreadable:  # its class is unknown here; the text says it all
-            error.add_note(f"the rank's exception could not be brought over: {unreadable}")
-    return error

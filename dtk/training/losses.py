@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dtk.config import did_you_mean
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 
-__all__ = ["LOSSES", "Loss", "resolve_loss", "weighted_sum"]
+__all__ = ["LOSSES", "ClassLoss", "Goal", "Loss", "SampleLoss", "goal_of", "resolve_loss", "weighted_sum"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+Goal = Literal["classes", "two classes", "numbers"]
+"""What a loss compares: an output a class, the one log-odds of the second of two classes, or a number."""
 
 
 def _cross_entropy(outputs: Tensor, target: Tensor) -> Tensor:
@@ -41,6 +42,172 @@ LOSSES: Final[dict[str, Loss]] = {
 }
 
 
+_GOALS: Final[dict[Goal, tuple[str | type[nn.Module], ...]]] = {
+    "classes": ("cross_entropy", nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss),
+    "two classes": ("binary_cross_entropy", nn.BCEWithLogitsLoss),
+    "numbers": ("mse", "l1", "huber", nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss),
+}
+
+
+def goal_of(loss: str | nn.Module | Loss) -> Goal | None:
+    """Tell what a loss compares.
+
+    Parameters
+    ----------
+    loss : str, nn.Module or callable
+        As the user gave it.
+
+    Returns
+    -------
+    str or None
+        ``"classes"``, ``"two classes"`` or ``"numbers"``; None where dtk does not know the loss.
+    """
+    for goal, known in _GOALS.items():
+        for name in known:
+            if loss == name if isinstance(name, str) else isinstance(loss, name):
+                return goal
+    return None
+
+
+class SampleLoss:
+    """A loss of one value a sample, and how much of a batch's mean each sample is.
+
+    Parameters
+    ----------
+    loss : callable
+        ``f(outputs, target) -> Tensor [B]``; one of torch's modules may have class weights and an ignored label.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+        self._is_of_torch = isinstance(loss, nn.Module) and hasattr(loss, "reduction")
+        self._labelled = loss if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss) else None
+        self._ignored = None if self._labelled is None else self._labelled.ignore_index
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Compare.
+
+        Parameters
+        ----------
+        outputs : Tensor [B, outputs]
+            Of the module.
+        target : Tensor [B]
+            As the loader gives it.
+
+        Returns
+        -------
+        Tensor [B] or [B, 1]
+            The samples' losses, times the weights of their classes where the loss has such.
+        """
+        if self._is_of_torch and outputs.dim() == 2 and outputs.shape[1] == 1 and target.dim() == 1:
+            outputs, target = outputs[:, 0], target.to(outputs.dtype)  # torch would compare each with each
+        return self._loss(outputs, target)
+
+    @property
+    def reweighs(self) -> bool:
+        """Whether a sample's part of the mean is more than its weight says: its class has a weight, or is ignored."""
+        return self._labelled is not None
+
+    def counted(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Take the weight from the samples that do not count.
+
+        Parameters
+        ----------
+        target : Tensor [B]
+            As the loader gives it.
+        weight : Tensor [B]
+            Of the samples; 0 for padding.
+
+        Returns
+        -------
+        Tensor [B]
+            0 for ignored samples, too.
+        """
+        return weight if self._ignored is None else weight * (target != self._ignored)
+
+    def divisor(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Say by what the sum of the weighted losses is to be divided, as torch does it.
+
+        Parameters
+        ----------
+        target : Tensor [B]
+            As the loader gives it.
+        weight : Tensor [B]
+            Of the samples; 0 for padding.
+
+        Returns
+        -------
+        Tensor
+            A scalar, to be summed over all batches and ranks.
+        """
+        weight = self.counted(target, weight)
+        if self._labelled is not None and self._labelled.weight is not None:
+            # a label that is ignored may be none of the classes
+            weight = weight * self._labelled.weight[target.where(weight > 0, 0)]
+        return weight.sum()
+
+    def to(self, device: torch.device) -> None:
+        """Move what the loss holds.
+
+        Parameters
+        ----------
+        device : torch.device
+            Of the batches.
+        """
+        if isinstance(self._loss, nn.Module):
+            self._loss.to(device)
+
+
+class ClassLoss(SampleLoss):
+    """A loss of classes that refuses other labels: torch ignores some, and names none.
+
+    Parameters
+    ----------
+    loss : callable
+        ``f(outputs, target) -> Tensor [B]``.
+    name : str
+        Of the target.
+    num_classes : int
+        The labels are 0 up to this.
+    """
+
+    def __init__(self, loss: Loss, name: str, num_classes: int) -> None:
+        super().__init__(loss)
+        self._name = name
+        self._num_classes = num_classes
+
+    def __call__(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """Compare, after a look at the labels.
+
+        Parameters
+        ----------
+        outputs : Tensor [B, outputs]
+            Of the module.
+        target : Tensor [B]
+            int64.
+
+        Returns
+        -------
+        Tensor [B] or [B, 1]
+            The samples' losses, times the weights of their classes where the loss has such.
+
+        Raises
+        ------
+        DataError
+            If there is another label, and it is not the ignored one.
+        """
+        labels = target if self._ignored is None else target.where(target != self._ignored, 0)
+        least, most = (int(label) for label in labels.aminmax())
+        if least < 0 or most >= self._num_classes:
+            label = least if least < 0 else most
+            raise DataError(
+                f"target={self._name!r} holds label {label}, and the module's outputs stand for labels 0 to "
+                f"{self._num_classes - 1}; number the classes from 0 without gaps, or give the module an output for "
+                "each"
+            )
+        return super().__call__(outputs, target)
+
+
 def resolve_loss(loss: str | nn.Module | Loss) -> Loss:
     """Find a loss by name, or make a user's loss give one value a sample.
 
@@ -52,7 +219,7 @@ def resolve_loss(loss: str | nn.Module | Loss) -> Loss:
     Returns
     -------
     callable
-        ``f(outputs, target) -> Tensor [B]``.
+        ``f(outputs, target) -> Tensor [B]``; for one of torch's modules a copy with ``reduction="none"``.
 
     Raises
     ------
@@ -66,17 +233,9 @@ def resolve_loss(loss: str | nn.Module | Loss) -> Loss:
     if isinstance(loss, nn.Module) and hasattr(loss, "reduction"):
         loss = copy.copy(loss)
         setattr(loss, "reduction", "none")  # noqa: B010  # its type says that every attribute is a tensor
-        return partial(_without_broadcast, loss)
     if not callable(loss):
         raise ArgumentError(f"loss={loss!r} must be a name, a torch loss, or a function of (outputs, target)")
     return loss
-
-
-def _without_broadcast(loss: nn.Module, outputs: Tensor, target: Tensor) -> Tensor:
-    """Let outputs [B, 1] meet targets [B]: torch would compare each with each."""
-    if outputs.dim() == 2 and outputs.shape[1] == 1 and target.dim() == 1 and target.is_floating_point():
-        outputs = outputs[:, 0]
-    return loss(outputs, target)  # type: ignore[no-any-return]
 
 
 def weighted_sum(losses: Tensor, weight: Tensor) -> Tensor:

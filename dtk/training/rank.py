@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import pickle
+import queue
+import re
+import select
 import signal
 import sys
 import threading
@@ -24,13 +26,17 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, BinaryIO
 
+from dtk.runtime import unpack
 from dtk.training.wire import FrameReader, FrameWriter
 
-__all__ = ["Orders", "RankContext", "current_rank"]
+__all__ = ["STACK_SIGNAL", "Orders", "RankContext", "current_rank"]
 
 BEAT_EVERY_S = 0.5
+PARENT_POLL_MS = 1000
+STACK_SIGNAL = signal.SIGUSR2
+"""Makes a rank whose function runs print where it is."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Orders:
         For torch's operators.
     hang_timeout_s : float
         After which a collective gives up.
+    join_timeout_s : float
+        After which it no longer waits for the other ranks to start.
     payload : bytes
         The function and its arguments, by cloudpickle.
     """
@@ -65,6 +73,7 @@ class Orders:
     backend: str
     threads: int
     hang_timeout_s: float
+    join_timeout_s: float
     payload: bytes
 
 
@@ -118,13 +127,23 @@ def current_rank() -> RankContext | None:
     return _current
 
 
-def main(orders_fd: int, frames_fd: int) -> int:
+class _RanksMissingError(Exception):
+    """Other ranks did not start in time."""
+
+    def __init__(self, awaited: tuple[int, ...]) -> None:
+        super().__init__(f"rank {', '.join(map(str, awaited))} did not start")
+        self.awaited = awaited
+
+
+def main(orders_fd: int, frames_fd: int, worker_pid: int) -> int:
     """Run a rank to its end.
 
     Parameters
     ----------
     orders_fd, frames_fd : int
         Inherited ends of the two pipes.
+    worker_pid : int
+        The process that started this one.
 
     Returns
     -------
@@ -132,10 +151,15 @@ def main(orders_fd: int, frames_fd: int) -> int:
         The exit status: 0, or 1 if the function raised.
     """
     faulthandler.enable()
-    reader = FrameReader(os.fdopen(orders_fd, "rb"))
+    faulthandler.register(STACK_SIGNAL, all_threads=False)
+    os.register_at_fork(after_in_child=lambda: _let_go(orders_fd, frames_fd))
+    for fd in (orders_fd, frames_fd):
+        os.set_inheritable(fd, False)
+    inbox = os.fdopen(orders_fd, "rb")
+    reader = FrameReader(inbox)
     writer = FrameWriter(os.fdopen(frames_fd, "wb"))
     orders: Orders = reader.read()
-    threading.Thread(target=_leave_with_worker, args=(reader,), name="dtk-worker-watch", daemon=True).start()
+    threading.Thread(target=_leave_with_worker, args=(inbox, worker_pid), daemon=True).start()
     try:
         result = _run(orders, writer)
     except BaseException as error:
@@ -148,12 +172,24 @@ def main(orders_fd: int, frames_fd: int) -> int:
     return status
 
 
-def _leave_with_worker(reader: FrameReader) -> None:
-    """End this process, and all it started, when the worker is gone."""
-    try:
-        reader.read()
-    except EOFError:
-        os.killpg(0, signal.SIGKILL)
+def _let_go(*fds: int) -> None:
+    """Point the pipes of a forked child to nowhere: their ends tell the supervisor that the rank itself is gone."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for fd in fds:
+        os.dup2(nowhere, fd, inheritable=False)
+    os.close(nowhere)
+
+
+def _leave_with_worker(inbox: BinaryIO, worker_pid: int) -> None:
+    """End this process, and all it started, when the worker is gone.
+
+    The end of the pipe tells it at once, unless a fork of the worker holds the pipe, too.
+    """
+    orders = select.poll()
+    orders.register(inbox, select.POLLIN)
+    while os.getppid() == worker_pid and not orders.poll(PARENT_POLL_MS):  # nothing but the end comes after the orders
+        pass
+    os.killpg(0, signal.SIGKILL)
 
 
 def _run(orders: Orders, writer: FrameWriter) -> bytes:
@@ -165,8 +201,9 @@ def _run(orders: Orders, writer: FrameWriter) -> bytes:
     torch.set_num_threads(orders.threads)
     device = "cuda" if orders.backend == "nccl" else "cpu"
     _current = RankContext(orders.rank, orders.ranks, device, lambda message: writer.write(("beat", message)))
-    fn, args, kwargs = _load(orders.payload)
+    fn, args, kwargs = unpack(orders.payload)
     _join_group(orders)
+    writer.write(("start", None))
     try:
         return cloudpickle.dumps(fn(*args, **kwargs))  # type: ignore[no-any-return]
     finally:
@@ -174,34 +211,54 @@ def _run(orders: Orders, writer: FrameWriter) -> bytes:
             torch.distributed.destroy_process_group()
 
 
-def _load(payload: bytes) -> Any:
-    try:
-        return pickle.loads(payload)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{error}: the workers cannot import module {error.name!r}; install it there, "
-            "or send the file with client.upload_file(...)",
-            name=error.name,
-        ) from error
-
-
 def _join_group(orders: Orders) -> None:
     from torch import distributed
 
     timeout = timedelta(seconds=orders.hang_timeout_s)
-    options: dict[str, Any] = {} if orders.listen_fd is None else {"master_listen_fd": orders.listen_fd}
-    store = distributed.TCPStore(
-        orders.host,
-        orders.port,
-        orders.ranks,
-        is_master=orders.rank == 0,
-        timeout=timeout,
-        wait_for_workers=False,
-        **options,
-    )
+    store = _open_store(orders)
+    keys = [f"dtk/rank/{rank}" for rank in range(orders.ranks)]
+    store.set(keys[orders.rank], "started")
+    try:
+        store.wait(keys, timedelta(seconds=orders.join_timeout_s))
+    except distributed.DistStoreError as error:
+        raise _RanksMissingError(tuple(rank for rank, key in enumerate(keys) if not store.check([key]))) from error
+    store.set_timeout(timeout)
     distributed.init_process_group(
         orders.backend, store=store, rank=orders.rank, world_size=orders.ranks, timeout=timeout
     )
+
+
+def _open_store(orders: Orders) -> Any:
+    """Join rank 0's store; its socket listens before rank 0 starts, and torch would wait there without limit."""
+    from torch import distributed
+
+    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    options: dict[str, Any] = {} if orders.listen_fd is None else {"master_listen_fd": orders.listen_fd}
+
+    def open_store() -> None:
+        try:
+            store = distributed.TCPStore(
+                orders.host,
+                orders.port,
+                orders.ranks,
+                is_master=orders.rank == 0,
+                timeout=timedelta(seconds=orders.join_timeout_s),
+                wait_for_workers=False,
+                **options,
+            )
+        except Exception as error:
+            opened.put(error)
+        else:
+            opened.put(store)
+
+    threading.Thread(target=open_store, daemon=True).start()
+    try:
+        store = opened.get(timeout=orders.join_timeout_s)
+    except queue.Empty:
+        raise _RanksMissingError((0,)) from None
+    if isinstance(store, Exception):
+        raise store
+    return store
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
@@ -216,11 +273,15 @@ def _describe(error: BaseException) -> dict[str, Any]:
         pickled = cloudpickle.dumps(error)
     except Exception:  # an error that holds, say, a lock: its text must do
         pickled = None
+    text = str(error)
+    # another rank's failure shows here as a broken connection, or as a wait that does not end
+    is_effect = isinstance(error, DistError) or "gloo" in text.lower() or "NCCL" in text
+    is_timeout = is_effect and re.search("timed? ?out", text, flags=re.IGNORECASE) is not None
     return {
         "kind": type(error).__name__,
-        "text": str(error),
+        "text": text,
         "traceback": "".join(traceback.format_exception(type(error), error, last)),
         "pickled": pickled,
-        # another rank's failure shows here as a broken connection: an effect, not the cause
-        "is_effect": isinstance(error, DistError) or "gloo" in str(error).lower() or "NCCL" in str(error),
+        "awaited": error.awaited if isinstance(error, _RanksMissingError) else (),
+        "nature": "timeout" if is_timeout else "effect" if is_effect else "cause",
     }

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import cloudpickle
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from dtk.errors import ArgumentError, ClusterError, MemoryLimitError
-from dtk.loader import Loader
+from dtk.loader import Loader, Plan
 from dtk.memory import format_nbytes
 from dtk.progress import Progress
-from dtk.runtime import current_client
+from dtk.runtime import current_client, pack
 from dtk.training.gang import Gang, plan_gang, run_gang
 from dtk.training.loop import RankReport, Recipe, train_rank
 from dtk.training.rank import RankContext, current_rank
-from dtk.training.shipping import pack
 
-__all__ = ["TrainingReport", "is_alone", "run_recipe"]
+__all__ = ["TrainingReport", "can_read_less", "is_alone", "plan_rank_memory", "run_recipe"]
 
-RANK_BASE_NBYTES = 600 * 2**20
+RANK_BASE_NBYTES: Final = 600 * 2**20
 """What a rank holds beside its loaders and its module, as measured: 470 MiB of libraries, the rest for its work."""
+
+MODULE_COPIES: Final = 6
+"""The weights, their gradients, Adam's two moments, what DDP sends, and the best state so far."""
+
+STEP_COPIES: Final = 2
+"""Of one parameter at a time, while Adam takes its step."""
 
 
 def is_alone(ranks: int | None, loader: Loader) -> bool:
@@ -67,6 +74,8 @@ class TrainingReport:
         How many ranks ran.
     history : tuple of dict
         One entry an epoch: loss, seconds, samples, samples_per_s, wait_share, and what validation gave.
+    best_epoch : int
+        The place in `history` of the epoch whose weights were kept.
     samples_per_s : float
         Over all ranks and epochs, validation left out.
     wait_share : float
@@ -79,6 +88,7 @@ class TrainingReport:
 
     num_ranks: int
     history: tuple[dict[str, Any], ...]
+    best_epoch: int
     samples_per_s: float
     wait_share: float
     planned_peak_nbytes: int
@@ -103,7 +113,7 @@ def run_recipe(
     loader, validation : Loader
         Training and validation data; the latter may be None.
     ranks : int or None
-        None takes one a GPU or worker of the current cluster, or this process where there is none.
+        None takes one a GPU or worker of the current cluster; this process where there is none, or for data in memory.
     hang_timeout_s : float
         Silence after which a rank is ended.
     progress : bool or None
@@ -126,7 +136,9 @@ def run_recipe(
     if client is not None:
         gang = plan_gang(client, ranks)
         num_ranks = gang.num_ranks
-    planned = _planned_nbytes(recipe, [loader] if validation is None else [loader, validation], num_ranks)
+    plans = {"loader": loader.plan} | ({} if validation is None else {"validation": validation.plan})
+    payload = b"" if client is None else pack((_train_in_gang, (recipe, loader, validation), {}))
+    planned = plan_rank_memory(recipe.module, plans, num_ranks, payload_nbytes=len(payload))
     steps = recipe.epochs * len(loader)
     with Progress("training", steps, enabled=client is not None if progress is None else progress) as bar:
         beat = _ShowBeat(bar)
@@ -136,46 +148,117 @@ def run_recipe(
                 reports = [train_rank(recipe, loader.on_rank(0, 1), here, RankContext(0, 1, "cpu", beat))]
         else:
             _refuse_too_little_memory(planned, gang)
-            payload = pack(_train_in_gang, (recipe, loader, validation), {})
+            _say_warnings(bar, recipe.module, plans, num_ranks)
             outcomes = run_gang(client, gang, payload, hang_timeout_s=hang_timeout_s, env={}, on_beat=beat)
             reports = [cloudpickle.loads(outcome.result) for outcome in outcomes]
     first = reports[0]
     return first.state, TrainingReport(
         num_ranks=num_ranks,
         history=tuple(first.history),
+        best_epoch=first.best_epoch,
         samples_per_s=first.samples_per_s,
         wait_share=first.wait_share,
-        planned_peak_nbytes=planned,
+        planned_peak_nbytes=sum(planned.values()),
         peak_nbytes=max(report.peak_nbytes for report in reports),
     )
 
 
-def _planned_nbytes(recipe: Recipe, loaders: list[Loader], num_ranks: int) -> int:
-    """Add up what a rank will hold: the libraries, the loaders, and six copies of the module.
+def plan_rank_memory(
+    module: nn.Module, plans: Mapping[str, Plan], num_ranks: int, *, payload_nbytes: int | None = None
+) -> dict[str, int]:
+    """Add up what a rank will hold at most.
 
-    Those are its weights and gradients, Adam's two moments, what DDP sends, and the best state so far.
+    Parameters
+    ----------
+    module : torch.nn.Module
+        What is trained; with Adam, or an optimizer that holds no more.
+    plans : mapping of str to Plan
+        Of the data that it reads, by what it is for.
+    num_ranks : int
+        How many ranks there are.
+    payload_nbytes : int, optional
+        Bytes of what is sent to each rank: the module, and data that is in memory. By default those of the module;
+        0 where nothing is sent.
+
+    Returns
+    -------
+    dict of str to int
+        Bytes: of ``"libraries"``, of the ``"model"`` with all that its training needs, of the ``"payload"``, as it came
+        and with the data that came in it, and of each plan.
+
+    Raises
+    ------
+    ArgumentError
+        If a plan does not go with the number of ranks.
     """
-    module = sum(value.numel() * value.element_size() for value in recipe.module.state_dict().values())
-    plans = [loader.plan for loader in loaders]
-    for plan in plans:
+    for plan in plans.values():
         plan.check(num_ranks)
-    return RANK_BASE_NBYTES + sum(plan.memory_nbytes(num_ranks) for plan in plans) + 6 * int(module)
+    module_nbytes = sum(_nbytes(value) for value in module.state_dict().values())
+    largest_nbytes = max((_nbytes(value) for value in module.parameters()), default=0)
+    if payload_nbytes is None:
+        payload_nbytes = module_nbytes
+    return {
+        "libraries": RANK_BASE_NBYTES,
+        "model": MODULE_COPIES * module_nbytes + STEP_COPIES * largest_nbytes,
+        "payload": payload_nbytes + max(0, payload_nbytes - module_nbytes),
+        **{name: plan.memory_nbytes(num_ranks) for name, plan in plans.items()},
+    }
 
 
-def _refuse_too_little_memory(planned_nbytes: int, gang: Gang) -> None:
+def _nbytes(value: Tensor) -> int:
+    return value.numel() * value.element_size()
+
+
+def _say_warnings(bar: Progress, module: nn.Module, plans: Mapping[str, Plan], num_ranks: int) -> None:
+    """Tell what makes several ranks slower than they could be, or their model another than that of one."""
+    if num_ranks == 1:
+        return
+    texts = [text for plan in plans.values() for text in plan.warnings(num_ranks)]
+    if any(isinstance(part, _BatchNorm) for part in module.modules()):
+        texts.append(
+            "batch normalisation takes the mean of each rank's share of a batch, so the model depends on the number of "
+            "ranks; nn.LayerNorm does not"
+        )
+    for text in dict.fromkeys(texts):
+        bar.say(f"warning: {text}")
+
+
+def _refuse_too_little_memory(planned: Mapping[str, int], gang: Gang) -> None:
+    needed = sum(planned.values())
     for rank, share in enumerate(gang.memory_nbytes):
-        if 0 < share < planned_nbytes:
+        if 0 < share < needed:
+            shown = ", ".join(f"{name} {format_nbytes(nbytes)}" for name, nbytes in planned.items())
             raise MemoryLimitError(
-                f"a rank would hold {format_nbytes(planned_nbytes)}, of which {format_nbytes(RANK_BASE_NBYTES)} are "
-                f"libraries, but rank {rank} may hold {format_nbytes(share)} on worker {gang.workers[rank].address}; "
-                "pass less memory= to the loader or the estimator, or more to dtk.connect"
+                f"a rank would hold {format_nbytes(needed)} ({shown}), but rank {rank} may hold {format_nbytes(share)} "
+                f"on worker {gang.workers[rank].address}; "
+                f"{'pass less memory= to the loader or the estimator, or ' if can_read_less(planned, share) else ''}"
+                "give ranks more: rank_memory= or memory= of dtk.connect, or workers with more memory"
             )
+
+
+def can_read_less(planned: Mapping[str, int], share_nbytes: int) -> bool:
+    """Tell whether a rank could do with its share if its loaders took less memory.
+
+    Parameters
+    ----------
+    planned : mapping of str to int
+        From `plan_rank_memory`.
+    share_nbytes : int
+        What the rank may hold.
+
+    Returns
+    -------
+    bool
+        False where all else is too much already.
+    """
+    return sum(planned[name] for name in ("libraries", "model", "payload")) < share_nbytes
 
 
 def _train_in_gang(recipe: Recipe, loader: Loader, validation: Loader | None) -> RankReport:
     context = current_rank()
     assert context is not None
-    return train_rank(recipe, loader, validation, context)
+    held = None if validation is None else validation.on_rank(context.rank, context.ranks)
+    return train_rank(recipe, loader.on_rank(context.rank, context.ranks), held, context)
 
 
 class _ShowBeat:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import queue
 import signal
@@ -18,67 +17,31 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dtk.errors import MemoryLimitError
-from dtk.memory import format_nbytes, tree_rss_nbytes
+from dtk.memory import format_nbytes, tree_held_nbytes
 from dtk.runtime import PinnedTask
-from dtk.training.rank import Orders
+from dtk.training.place import RankPlace, rank_environment
+from dtk.training.rank import STACK_SIGNAL, Orders
+from dtk.training.verdict import RankFailure
 from dtk.training.wire import FrameReader, FrameWriter
 
-__all__ = ["RankFailure", "RankOutcome", "RankPlace", "open_rendezvous", "supervise", "until_gone"]
+__all__ = ["RankOutcome", "open_rendezvous", "stacks_of", "supervise", "until_gone"]
 
 POLL_S = 0.2
 MEMORY_POLL_S = 0.5
+MEMORY_POLL_SHARE = 0.05  # of the time at most: the kernel counts what forks share page by page
+SILENCE_GRACE_S = 2.0  # a rank that waits in a collective for a silent one times out first, and is not blamed
+DRAIN_S = 0.5
+STACK_TIMEOUT_S = 1.0
 TERM_GRACE_S = 2.0
 LOG_LINES = 60
 START_RANK = "import sys; from dtk.training.rank import main; sys.exit(main(*map(int, sys.argv[1:])))"
-KEEP_MEMORY_NBYTES = 2**30  # freed memory a rank keeps: a fresh page costs more than the step that needs it
 
 _listening: dict[str, socket.socket] = {}
-_running: dict[str, set[int]] = {}
-
-
-@dataclass(frozen=True)
-class RankPlace:
-    """Where and how one rank of a gang runs.
-
-    Parameters
-    ----------
-    gang : str
-        Its name, unique in the cluster.
-    rank, ranks : int
-        Its number, and how many there are.
-    local_rank, local_ranks : int
-        The same among the ranks of its host.
-    threads : int
-        For its operators.
-    memory_nbytes : int
-        The most that its process tree may hold; 0 where there is no limit.
-    gpu : str or None
-        The one device it sees.
-    host, port : str, int
-        Of rank 0's store.
-    hang_timeout_s : float
-        Silence after which it is ended.
-    env : mapping
-        Set in its environment, over everything else.
-    """
-
-    gang: str
-    rank: int
-    ranks: int
-    local_rank: int
-    local_ranks: int
-    threads: int
-    memory_nbytes: int
-    gpu: str | None
-    host: str
-    port: int
-    hang_timeout_s: float
-    env: Mapping[str, str] = field(default_factory=dict)
+_running: dict[tuple[str, int], _Child | None] = {}
 
 
 @dataclass(frozen=True)
@@ -89,43 +52,9 @@ class RankOutcome:
     ----------
     result : bytes
         What its function returned, by cloudpickle.
-    peak_nbytes : int
-        The most memory its process tree held, as polled.
     """
 
     result: bytes
-    peak_nbytes: int
-
-
-@dataclass(frozen=True)
-class RankFailure:
-    """Why a rank did not finish; a result, not an exception, so that it crosses whatever its class.
-
-    Parameters
-    ----------
-    rank : int
-        Its number.
-    worker : str
-        Address.
-    message : str
-        One line.
-    traceback : str or None
-        As it was in the rank.
-    pickled : bytes or None
-        The exception itself, by cloudpickle.
-    is_effect : bool
-        Whether another rank's failure probably caused it.
-    step : int
-        The last step it told of.
-    """
-
-    rank: int
-    worker: str
-    message: str
-    traceback: str | None = None
-    pickled: bytes | None = None
-    is_effect: bool = False
-    step: int = -1
 
 
 def open_rendezvous(gang: str, host: str) -> int:
@@ -170,9 +99,27 @@ async def until_gone(gang: str, timeout_s: float) -> bool:
     if unused is not None:
         unused.close()
     end = time.monotonic() + timeout_s
-    while _running.get(gang) and time.monotonic() < end:
+    while (is_running := any(name == gang for name, _ in list(_running))) and time.monotonic() < end:
         await asyncio.sleep(0.05)
-    return not _running.get(gang)
+    return not is_running
+
+
+async def stacks_of(gang: str) -> dict[int, str]:
+    """Ask the ranks of a gang that run on this worker where they are.
+
+    Parameters
+    ----------
+    gang : str
+        The gang's name.
+
+    Returns
+    -------
+    dict of int to str
+        By rank; empty for one that does not answer.
+    """
+    children = {rank: child for (name, rank), child in list(_running.items()) if name == gang and child is not None}
+    stacks = await asyncio.gather(*(asyncio.to_thread(child.stack) for child in children.values()))
+    return dict(zip(children, stacks, strict=True))
 
 
 def supervise(task: PinnedTask, place: RankPlace, payload: bytes) -> RankOutcome | RankFailure:
@@ -192,49 +139,62 @@ def supervise(task: PinnedTask, place: RankPlace, payload: bytes) -> RankOutcome
     RankOutcome or RankFailure
         How it ended.
     """
-    listening = _listening.pop(place.gang, None) if place.rank == 0 else None
-    child = _Child(task, place, payload, listening)
+    key = (place.gang, place.rank)
+    _running[key] = None
     try:
-        return child.watch()
+        child = _Child(task, place, payload)
+        _running[key] = child
+        try:
+            return child.watch()
+        finally:
+            child.end()
     finally:
-        child.end()
+        del _running[key]
+
+
+def _exec(place: RankPlace) -> tuple[subprocess.Popen[bytes], int, int, int | None]:
+    """Start a rank's process; give our ends of its two pipes, and its number for the socket that it inherits."""
+    listening = _listening.pop(place.gang, None) if place.rank == 0 else None
+    listen_fd = None if listening is None else listening.fileno()
+    orders_out, orders_in = os.pipe()
+    frames_out, frames_in = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", START_RANK, str(orders_out), str(frames_in), str(os.getpid())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=[orders_out, frames_in] if listen_fd is None else [orders_out, frames_in, listen_fd],
+            env=rank_environment(place),
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(orders_in)
+        os.close(frames_out)
+        raise
+    finally:
+        os.close(orders_out)
+        os.close(frames_in)
+        if listening is not None:
+            listening.close()
+    return process, orders_in, frames_out, listen_fd
 
 
 class _Child:
     """The rank's process and its pipes, as its supervisor holds them."""
 
-    def __init__(self, task: PinnedTask, place: RankPlace, payload: bytes, listening: socket.socket | None) -> None:
+    def __init__(self, task: PinnedTask, place: RankPlace, payload: bytes) -> None:
         self._task = task
         self._place = place
         self._log: deque[str] = deque(maxlen=LOG_LINES)
         self._frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._step = -1
-        self._has_result = False
+        self._has_started = self._has_result = False
         self._peak_nbytes = 0
-        self._heard_at: float | None = None  # silence counts from the first beat
-
-        orders_out, orders_in = os.pipe()
-        frames_out, frames_in = os.pipe()
-        inherited = [orders_out, frames_in]
-        if listening is not None:
-            inherited.append(listening.fileno())
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", START_RANK, str(orders_out), str(frames_in)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=inherited,
-            env=_environment(place),
-            start_new_session=True,
-        )
-        _running.setdefault(place.gang, set()).add(self._process.pid)
-        os.close(orders_out)
-        os.close(frames_in)
+        self._memory_at = 0.0
+        self._heard_at = self._exited_at = float("inf")
+        self._process, orders_in, frames_out, listen_fd = _exec(place)
         self._orders = FrameWriter(os.fdopen(orders_in, "wb"))
-        listen_fd = None
-        if listening is not None:
-            listen_fd = listening.fileno()
-            listening.close()
         orders = Orders(
             rank=place.rank,
             ranks=place.ranks,
@@ -244,57 +204,93 @@ class _Child:
             backend="gloo" if place.gpu is None else "nccl",
             threads=place.threads,
             hang_timeout_s=place.hang_timeout_s,
+            join_timeout_s=place.join_timeout_s,
             payload=payload,
         )
         self._threads = [
-            threading.Thread(target=self._hear, args=(os.fdopen(frames_out, "rb"),), name="dtk-rank-frames"),
-            threading.Thread(target=self._follow_log, name="dtk-rank-log"),
+            threading.Thread(target=self._give, args=(orders,), name="dtk-rank-orders", daemon=True),
+            threading.Thread(target=self._hear, args=(frames_out,), name="dtk-rank-frames", daemon=True),
+            threading.Thread(target=self._follow_log, name="dtk-rank-log", daemon=True),
         ]
         for thread in self._threads:
-            thread.daemon = True
             thread.start()
-        with contextlib.suppress(BrokenPipeError):  # it died at once; watch() says so
-            self._orders.write(orders)
 
     def watch(self) -> RankOutcome | RankFailure:
-        memory_at = 0.0
         while True:
             try:
                 kind, content = self._frames.get(timeout=POLL_S)
             except queue.Empty:
-                kind, content = "nothing", None
-            if kind == "result":
-                self._has_result = True
-                self._look_at_memory()
-                return RankOutcome(content, self._peak_nbytes)
-            if kind == "error":
-                return self._failure(
-                    f"raised {content['kind']}: {content['text']}",
-                    traceback=content["traceback"],
-                    pickled=content["pickled"],
-                    is_effect=content["is_effect"],
-                )
-            if kind == "end":
-                return self._failure(f"died: {self._exit_reason()}", traceback="\n".join(self._log))
+                kind, content = self._look_at_process()
+            ended = self._take(kind, content) or self._look()
+            if ended is not None:
+                return ended
+
+    def _take(self, kind: str, content: Any) -> RankOutcome | RankFailure | None:
+        """Act on what the rank told."""
+        if kind == "result":
+            self._has_result = True
+            return RankOutcome(content)
+        if kind == "error":
+            return self._failure(
+                f"raised {content['kind']}: {content['text']}",
+                nature=content["nature"],
+                traceback=content["traceback"],
+                pickled=content["pickled"],
+                awaited=content["awaited"],
+            )
+        if kind == "end":
+            return self._failure(f"died: {self._exit_reason()}", traceback="\n".join(self._log))
+        if kind == "start":
+            self._has_started = True
+        if kind == "beat":
+            self._step = content.get("step", self._step)
+            if self._place.rank == 0:
+                self._task.publish(self._place.gang, content | {"memory_nbytes": self._peak_nbytes})
+        if kind == "beat" or (kind == "start" and self._place.tells_of_start):
+            self._heard_at = time.monotonic()
+        return None
+
+    def _look_at_process(self) -> tuple[str, Any]:
+        """Notice an end that the pipe does not tell, because something that the rank started holds it, too."""
+        if self._process.poll() is not None:
             now = time.monotonic()
-            if kind == "beat":
-                self._heard_at = now
-                self._step = content.get("step", self._step)
-                if self._place.rank == 0:
-                    self._task.log_event(self._place.gang, content | {"memory_nbytes": self._peak_nbytes})
-            if self._task.is_released:
-                return self._failure("was stopped", is_effect=True)
-            if self._heard_at is not None and now - self._heard_at > self._place.hang_timeout_s:
-                return self._failure(
-                    f"hung: no step for {self._place.hang_timeout_s:g} s after step {self._step}; "
-                    "raise hang_timeout_s if a step may take that long",
-                    traceback="\n".join(self._log),
-                )
-            if now - memory_at >= MEMORY_POLL_S:
-                memory_at = now
-                self._look_at_memory()
-                if 0 < self._place.memory_nbytes < self._peak_nbytes:
-                    return self._over_memory()
+            self._exited_at = min(self._exited_at, now)
+            if now - self._exited_at > DRAIN_S:
+                return "end", None
+        return "nothing", None
+
+    def _look(self) -> RankFailure | None:
+        """Look for what a rank does not tell: that nobody waits for it, that it is silent, that it holds too much."""
+        if self._task.is_released:
+            return self._failure("was stopped: its task was cancelled, or its worker closes", nature="effect")
+        now = time.monotonic()
+        if now - self._heard_at > self._place.hang_timeout_s + SILENCE_GRACE_S:
+            since = f"step {self._step}" if self._step >= 0 else "it started"
+            log = list(self._log)
+            return self._failure(
+                f"hung: no step for {self._place.hang_timeout_s:g} s after {since}; "
+                "raise hang_timeout_s if a step may take that long",
+                nature="silence",
+                traceback="\n".join([*log, self.stack()]),
+            )
+        if now >= self._memory_at:
+            self._peak_nbytes = max(self._peak_nbytes, tree_held_nbytes(self._process.pid))
+            looked = time.monotonic()
+            self._memory_at = looked + max(MEMORY_POLL_S, (looked - now) / MEMORY_POLL_SHARE)
+            if 0 < self._place.memory_nbytes < self._peak_nbytes:
+                return self._over_memory()
+        return None
+
+    def stack(self) -> str:
+        """Let the rank print where it is; empty if it does not answer."""
+        if not self._has_started:
+            return ""
+        self._log.clear()
+        self._process.send_signal(STACK_SIGNAL)
+        end = time.monotonic() + STACK_TIMEOUT_S
+        while time.monotonic() < end and not any(line.startswith("  File ") for line in self._log):
+            time.sleep(POLL_S)
+        return "\n".join(self._log)
 
     def end(self) -> None:
         """End the process with everything it started, and give back what this object holds."""
@@ -306,18 +302,19 @@ class _Child:
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
-        with contextlib.suppress(BrokenPipeError):
-            self._orders.close()
         for thread in self._threads:
             thread.join(timeout=TERM_GRACE_S)
-        ranks = _running[self._place.gang]
-        ranks.discard(self._process.pid)
-        if not ranks:
-            del _running[self._place.gang]
+        with contextlib.suppress(BrokenPipeError):
+            self._orders.close()
 
-    def _hear(self, stream: Any) -> None:
-        reader = FrameReader(stream)
-        with stream:
+    def _give(self, orders: Orders) -> None:
+        """Write what may be large: it is read once the rank has started."""
+        with contextlib.suppress(BrokenPipeError):  # it died at once; watch() says so
+            self._orders.write(orders)
+
+    def _hear(self, frames_out: int) -> None:
+        with os.fdopen(frames_out, "rb") as stream:
+            reader = FrameReader(stream)
             while True:
                 try:
                     self._frames.put(reader.read())
@@ -333,9 +330,6 @@ class _Child:
                 line = raw.decode(errors="replace").rstrip("\n")
                 self._log.append(line)
                 print(f"[rank {self._place.rank}] {line}", flush=True)
-
-    def _look_at_memory(self) -> None:
-        self._peak_nbytes = max(self._peak_nbytes, tree_rss_nbytes(self._process.pid))
 
     def _over_memory(self) -> RankFailure:
         import cloudpickle
@@ -355,50 +349,4 @@ class _Child:
         return f"exit status {status}"
 
     def _failure(self, what: str, **fields: Any) -> RankFailure:
-        rank = self._place.rank
-        message = f"rank {rank} on worker {self._task.address} {what}"
-        return RankFailure(rank, self._task.address, message, step=self._step, **fields)
-
-
-def _environment(place: RankPlace) -> dict[str, str]:
-    """Build a rank's environment afresh: a nanny's settings make a training process a third slower."""
-    threads = str(place.threads)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
-    return {
-        **inherited,
-        "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
-        "PYTHONUNBUFFERED": "1",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "OPENBLAS_NUM_THREADS": threads,
-        "DTK_READ_THREADS": threads,
-        "MALLOC_TRIM_THRESHOLD_": str(KEEP_MEMORY_NBYTES),
-        "MALLOC_MMAP_THRESHOLD_": str(KEEP_MEMORY_NBYTES),
-        "RANK": str(place.rank),
-        "WORLD_SIZE": str(place.ranks),
-        "LOCAL_RANK": str(place.local_rank if place.gpu is None else 0),  # a rank sees one GPU, number 0
-        "LOCAL_WORLD_SIZE": str(place.local_ranks),
-        "MASTER_ADDR": place.host,
-        "MASTER_PORT": str(place.port),
-        **_interface(place.host),
-        **({} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}),
-        **place.env,
-    }
-
-
-def _interface(store_host: str) -> dict[str, str]:
-    """Name the network interface through which this host reaches rank 0, for gloo and NCCL."""
-    import psutil
-
-    family = socket.AF_INET6 if ":" in store_host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((store_host, 9))  # no packet leaves: this only asks for the route
-            address = ipaddress.ip_address(probe.getsockname()[0])
-        except (OSError, ValueError):
-            return {}
-    for name, entries in psutil.net_if_addrs().items():
-        for entry in entries:
-            if entry.family == family and ipaddress.ip_address(entry.address.split("%")[0]) == address:
-                return {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
-    return {}
+        return RankFailure(self._place.rank, what, step=self._step, **fields)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+from dataclasses import replace
+from typing import Any
 
 import dask
 import dask.array as da
@@ -10,8 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from dask.callbacks import Callback
 
 from dtk.analytics import profile
+from dtk.analytics.arrays import _grouped_blocks
 from dtk.errors import ArgumentError
 
 
@@ -63,6 +69,37 @@ def test_each_chunk_is_computed_once_and_all_together() -> None:
         report = profile(dataset)
     assert len(seen) == 4
     assert (report["x"].mean, report["y"].mean) == (0, 1)
+
+
+def test_small_chunks_share_a_task() -> None:
+    blocks = da.zeros((3000, 2), chunks=(1, 2))
+    tasks = []
+    with Callback(pretask=lambda key, *_: tasks.append(key)):
+        report = profile(xr.Dataset({"x": (("time", "lat"), blocks), "y": (("lat",), da.ones(2, chunks=1))}))
+    assert (report["x"].mean, report["x"].num_missing, report["y"].mean) == (0, 0, 1)
+    assert len(tasks) < 3000 + 2 + 10
+
+
+def test_large_chunks_do_not_share_a_task() -> None:
+    groups = _grouped_blocks("x", da.zeros((100, 2**22), chunks=(1, 2**22)))  # 32 MiB each
+    assert len(groups) == 50
+
+
+@pytest.mark.parametrize(("progress", "shown"), [(True, True), (None, True), (False, False)])
+def test_progress_of_datasets(monkeypatch: pytest.MonkeyPatch, progress: bool | None, shown: bool) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    profile(make_dataset().chunk({"time": 5}), progress=progress)
+    assert ("profile" in terminal.getvalue()) == shown
+
+
+def test_datasets_on_a_cluster(client: Any) -> None:
+    expected, found = profile(make_dataset()), profile(make_dataset().chunk({"time": 3}))
+    assert found["air"].mean == pytest.approx(expected["air"].mean)
+    assert found["count"] == replace(expected["count"], chunks=(3,))
 
 
 def test_data_arrays_and_nothing_but_missing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 import dtk.analytics.table
 from dtk.analytics import Report, profile
+from dtk.analytics.table import TableState
 from dtk.errors import ArgumentError, DataError, NotFoundError, SourceError
 
 
@@ -213,3 +215,41 @@ def test_what_cannot_work_is_refused() -> None:
     mixed = dd.from_map(lambda value: pd.DataFrame({"x": [value]}), [1.0, "a"], meta=pd.DataFrame({"x": [1.0]}))
     with pytest.raises(DataError, match="column 'x' is a number in one part of the data, but: values of type"):
         profile(mixed)
+
+
+def test_the_parts_of_a_wide_table_share_one_sample() -> None:
+    num_rows, num_columns = 400_000, 10
+    schema = pa.schema([(f"x{number}", pa.float32()) for number in range(num_columns)])
+    values = np.random.default_rng(0).random(num_rows, np.float32)
+    merged, nbytes = TableState(schema, total_rows=num_rows), 0
+    for start in range(0, num_rows, 100_000):
+        part = TableState(schema, total_rows=num_rows)
+        rows = pa.array(values[start : start + 100_000])
+        part.update(pa.table([rows] * num_columns, schema=schema), start)
+        nbytes += len(pickle.dumps(part, 5))
+        merged.merge(part)
+    # a sampled row is a hash and a float a column; the distinct numbers, too many to be of use, are let go
+    assert nbytes < 1.1 * 8 * (num_columns + 1) * 100_000
+    assert (merged.num_sampled, merged.columns["x0"].categories.is_exact) == (100_000, False)
+    assert merged.columns["x0"].categories.num_distinct > 50_000
+
+
+def test_a_sample_that_memory_cuts_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dtk.analytics.table, "SAMPLE_NBYTES", 2**20)
+    wide = profile({f"x{number}": np.arange(20_000.0) for number in range(20)})
+    assert "from 6,553 sampled rows (what 1.0 MiB hold of so many columns): a quantile's rank is" in wide.accuracy
+    assert wide["x3"].rank_error == pytest.approx(math.sqrt(math.log(200) / (2 * 6_553)))
+    assert profile({f"x{number}": np.arange(5_000.0) for number in range(20)}).accuracy == "All figures are exact."
+
+
+def test_without_numbers_nothing_is_sampled() -> None:
+    report = profile({"name": ["a", "b"] * 75_000})
+    assert report.accuracy == "All figures are exact."
+    sampled = profile({"name": ["a", "b"] * 75_000, "x": [0.0, 1.0] * 75_000}, target="name")
+    assert codes(sampled) == {("x", "leakage")}
+    assert sampled.num_sampled == 100_000
+
+
+def test_a_dask_series_is_refused() -> None:
+    with pytest.raises(SourceError, match="Series is no table that dtk reads"):
+        profile(dd.from_pandas(pd.Series([1.0, 2.0], name="x"), npartitions=2))

@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,10 +21,11 @@ from distributed import Client, LocalCluster
 from torch import nn
 
 from dtk.bundle import Bundle, load
+from dtk.bundle.files import check_destination
 from dtk.errors import ArgumentError, BundleError, DataError, NotFoundError
 from dtk.evaluation import make_metrics
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, build
-from dtk.preparation import TablePreparation
+from dtk.preparation import ClassTarget, TablePreparation
 
 
 def make_frame(num_rows: int = 300) -> pd.DataFrame:
@@ -178,6 +181,47 @@ def test_wrong_data_is_refused_before_anything_runs() -> None:
         make_bundle("delay").predict(frame, proba=True)
 
 
+def test_one_output_for_two_classes_is_the_log_odds_of_the_second() -> None:
+    frame, network, target = make_frame(), nn.Linear(1, 1), ClassTarget("late", (0, 1), (0, 0))
+    with torch.no_grad():
+        network.weight.fill_(1)
+        network.bias.fill_(-3)
+    bundle = Bundle.from_network(
+        network, preparation=TablePreparation.raw(["x"]), target=target, model=network, schema=ModelSchema(1, (), 1)
+    )
+    frame = frame.assign(late=frame["late"].astype(int)).dropna()
+    chances = 1 / (1 + np.exp(3 - frame["x"]))
+    np.testing.assert_allclose(bundle.predict(frame, proba=True), np.stack([1 - chances, chances], axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(bundle.predict(frame), (frame["x"] > 3).astype(int))
+    assert list(bundle.predict(dd.from_pandas(frame, npartitions=2), proba=True).columns) == ["0", "1"]
+    assert bundle.evaluate(frame)["accuracy"] == pytest.approx(((frame["x"] > 3) == frame["late"]).mean())
+
+
+def test_memory_stays_bounded_with_a_thousand_classes() -> None:
+    code = """
+import numpy as np
+from torch import nn
+from dtk.bundle import Bundle
+from dtk.memory import peak_rss_nbytes
+from dtk.models import ModelSchema
+from dtk.preparation import ClassTarget, TablePreparation
+
+num_rows, num_classes = 40_000, 1000
+network = nn.Linear(1, num_classes)
+bundle = Bundle.from_network(
+    network, preparation=TablePreparation.raw(["x"]), target=ClassTarget("y", tuple(range(num_classes)), ()),
+    model=network, schema=ModelSchema(1, (), num_classes),
+)
+data = {"x": np.zeros(num_rows), "y": np.arange(num_rows) % num_classes}
+bundle.evaluate({name: values[:10] for name, values in data.items()})
+before = peak_rss_nbytes()
+bundle.evaluate(data)
+print(peak_rss_nbytes() - before)
+"""
+    grown = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert grown < 250 * 2**20
+
+
 def test_unseen_categories_and_missing_values_are_predicted() -> None:
     frame = make_frame(4).assign(carrier=["ZZ", None, "UA", "UA"], x=np.nan)
     assert make_bundle().predict(frame).shape == (4,)
@@ -199,7 +243,8 @@ def test_evaluation_is_the_same_for_every_chunking() -> None:
 
 @pytest.mark.parametrize("target", ["late", "size", "delay"])
 def test_round_trip_predicts_the_same_bit_for_bit(target: str, tmp_path: Path) -> None:
-    bundle = make_bundle(target, {"name": "mlp", "hidden": (8, 4), "norm": "layer", "dropout": 0.3})
+    options = {"hidden": (np.int64(8), 4), "norm": "layer", "dropout": np.float32(0.3)}
+    bundle = make_bundle(target, {"name": "mlp", **options})
     bundle.save(tmp_path / "late.bundle")
     again = load(tmp_path / "late.bundle")
     proba = target != "delay"
@@ -258,6 +303,40 @@ def test_bundles_are_replaced_only_when_asked(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="is no bundle, and overwrite=True replaces nothing else"):
         make_bundle().save(tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_a_link_to_a_bundle_stays_one(tmp_path: Path) -> None:
+    make_bundle("late").save(tmp_path / "v1")
+    (tmp_path / "latest").symlink_to("v1")
+    make_bundle("size").save(tmp_path / "latest", overwrite=True)
+    assert (tmp_path / "latest").is_symlink()
+    assert load(tmp_path / "v1").target.name == "size"
+    (tmp_path / "next").symlink_to("v2")  # where nothing is yet
+    make_bundle("late").save(tmp_path / "next")
+    assert sorted(os.listdir(tmp_path)) == ["latest", "next", "v1", "v2"]
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    assert check_destination(tmp_path / "a" / "b") == (tmp_path / "a" / "b").resolve()
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").write_text("something")
+    (tmp_path / "loop").symlink_to("loop")
+    for path, overwrite, text in [
+        ("file", False, "file' is there already"),
+        ("file", True, "file' is no bundle"),
+        ("file/late.bundle", True, "late.bundle' cannot be made: '.*file' is a file; choose another"),
+        ("loop", True, "loop' (cannot be reached|is there already)"),
+        (".", False, "is there already"),
+    ]:
+        with pytest.raises(ArgumentError, match=text):
+            check_destination(tmp_path / path, overwrite=overwrite)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_directory_that_may_not_be_written_to_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(ArgumentError, match=r"you may not write to"):
+        check_destination(tmp_path / "a" / "b")
 
 
 def truncate(path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import pytest
@@ -134,16 +135,51 @@ def test_only_results_keeps_children_off_standard_output(capfd):
     assert set(told.split("\n")) == {"a library", "a child", ""}
 
 
-def test_ctrl_c_ends_a_training_and_its_cluster(start, spec, tmp_path):
+def test_standard_output_may_be_closed(flights, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for verb in (f"inspect {flights}", f"inspect {flights} --json"):
+        done = subprocess.run(
+            f"{sys.executable} -m dtk {verb} >&-",
+            shell=True,
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_ends_a_training_and_its_cluster(start, spec, tmp_path, end, code, word):
     spec.write_text(spec.read_text().replace("epochs: 2", "epochs: 100000"))
     process = start("train", spec)
     for line in process.stderr:
         if line.startswith("dashboard:"):
             break
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the whole group
+    if end is signal.SIGINT:
+        os.killpg(process.pid, end)  # as a terminal does it: to the whole group
+    else:
+        process.terminate()
     printed, told = process.communicate(timeout=60)
-    assert process.returncode == 130, told
+    assert process.returncode == code, told
     assert printed == ""
-    assert "interrupted" in told.splitlines()
+    assert word in told.splitlines()
     assert not (tmp_path / "late.bundle").exists()
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith("dtk-")] == []
+
+
+def test_the_demo_checks_its_arguments_before_a_cluster_starts(run, tmp_path):
+    (tmp_path / "file").touch()
+    for arguments, message in (
+        (["--scale", 0, "--output", tmp_path / "out"], "scale=0 must be at least 1"),
+        (["--epochs", 0, "--output", tmp_path / "out"], "epochs=0 must be at least 1"),
+        (["--output", tmp_path / "file"], "is a file; choose another"),
+        (["--output", tmp_path / "file" / "below"], "is a file; choose another"),
+    ):
+        result = run("demo", *arguments)
+        assert result.exit_code == 1
+        assert message in result.stderr
+        assert "dashboard" not in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

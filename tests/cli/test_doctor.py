@@ -60,7 +60,8 @@ def test_a_cpu_build_on_a_gpu_machine_names_the_build_that_fits(judged):
     found = judged(gpus=gpu("12.7"))
     assert found["GPU"] == ("ok", "2 x NVIDIA H100; driver 550.54.15, for CUDA up to 12.7")
     assert found["torch"][0] == "warning"
-    assert found["torch"][1].endswith("pip install torch --index-url https://download.pytorch.org/whl/cu126")
+    assert found["torch"][1].endswith("pip install torch --index-url https://download.pytorch.org/whl/cu128")
+    assert judged(gpus=gpu("11.8"))["torch"][1].endswith("install a newer driver")
 
 
 @pytest.mark.parametrize(("built", "level"), [("12.8", "ok"), ("13.0", "error"), ("11.8", "ok")])
@@ -99,6 +100,19 @@ def test_versions_that_differ(facts):
     assert finding.level == "ok"
 
 
+def test_a_patch_that_differs_is_a_warning(facts):
+    here = {"versions": {"dask": "2026.8.0", "torch": None}}
+    (finding,) = judge_cluster(here, {"tcp://w:1": {"versions": {"dask": "2026.8.1", "torch": None}}})
+    assert (finding.level, finding.text) == (
+        "warning",
+        "dask is 2026.8.0 here but 2026.8.1 on tcp://w:1; install the same",
+    )
+    (finding,) = judge_cluster(here, {"tcp://w:1": {"versions": {"dask": "2026.9.0", "torch": None}}})
+    assert finding.level == "error"
+    (finding,) = judge_cluster(here, {"tcp://w:1": {"versions": {"dask": None, "torch": None}}})
+    assert finding.level == "error"
+
+
 def test_a_port_that_is_taken_is_said(run):
     with socket.socket() as taken:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -128,7 +142,7 @@ def test_a_cluster_that_is_not_there(run, tmp_path):
     (tmp_path / "cluster.yaml").write_text("kind: address\n")
     result = run("doctor", "--cluster", tmp_path / "cluster.yaml")
     assert result.exit_code == 1
-    assert "address is missing" in result.stderr
+    assert "kind: address needs it" in result.stderr
 
 
 def test_the_least_limit_of_nested_groups_counts(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dask
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
@@ -56,6 +57,9 @@ def data(frame, tmp_path_factory):
         "i.astype('float32')",
         "s.str.upper() == 'B' or s.str.startswith('c')",
         "x\n> 1",
+        "s == 'a`b`' or s == 'b'",
+        '`odd name` > 2 and s != "it\'s `odd name`"',
+        "i * 2 ** 3 > 3 * 4",
     ],
 )
 def test_equals_pandas_and_is_read_in_place(text, frame, data):
@@ -67,6 +71,12 @@ def test_equals_pandas_and_is_read_in_place(text, frame, data):
     source = as_source(derived, columns=["new"])
     assert set(source.base.schema.names) == set(names_in(text))  # no other column is read
     np.testing.assert_array_equal(source.read(0)["new"].to_numpy(), expected.to_numpy())
+
+
+def test_backticks_in_a_text_are_a_part_of_it():
+    frame = dd.from_pandas(pd.DataFrame({"s": ["a_quoted_1", "a`b`", "_quoted_0"], "b": [1, 2, 3]}), npartitions=1)
+    assert evaluate('s == "a`b`"', frame).compute().tolist() == [False, True, False]
+    assert evaluate("s == '_quoted_0' and `b` > 0", frame).compute().tolist() == [False, False, True]
 
 
 numbers = st.sampled_from(["x", "i", "`odd name`", "2", "0.5", "(-1)"])
@@ -125,6 +135,13 @@ def test_nothing_is_computed(data):
         ("1 + 1", "names no column"),
         ("i << 2", "LShift is no operator"),
         ("", "is no expression"),
+        ("x.clip(**{'lower': 0})", r"'\*\*\{'lower': 0\}' is not allowed; name each argument"),
+        ("i in [x]", "looks in a column; name values"),
+        ("i.isin(x)", "looks in a column; name values"),
+        ("i > 9**9**9", "Numerical result out of range"),
+        ("s == 'a' * 1000000000", "names no column and no numbers; write its value"),
+        ("s == '%1000000000d' % 1", "names no column and no numbers"),
+        ("i > 1 / 0", "division by zero"),
     ],
 )
 def test_what_is_refused(text, message, data):

@@ -86,7 +86,31 @@ def test_data_that_is_not_there_is_one_of_the_mistakes(mistakes):
         ("inputs: [carrier]\nexclude: [carrier]", "exclude: 'carrier' is among the inputs, too"),
         ("task: regression\nclass_weight: balanced", "class_weight='balanced': task: regression has no classes"),
         ("sample_weight: late", "sample_weight='late': a column of weights can't be the target"),
-        ("ranks: 4\ncluster: {workers: 2}", "ranks=4: cluster.workers=2 has no room for so many"),
+        (
+            "ranks: 3\ncluster: {workers: 1, threads: 2}",
+            "ranks: 3 are too many: a cluster of 1 x 2 threads has room for 2",
+        ),
+        ("ranks: true", "ranks=True: should be a number"),
+        ("cluster: {memory: 10 MiB}", "cluster: memory=10.0 MiB leaves 5.0 MiB to a worker"),
+        (
+            "cluster: {memory: 2 GiB, rank_memory: 3 GiB}",
+            "cluster: rank_memory=3.0 GiB must be less than memory=2.0 GiB",
+        ),
+        ("cluster: {memory: true}", "cluster.memory=True: is no size in bytes"),
+        ("cluster: {dashboard: x}", "cluster.dashboard='x': should be host:port"),
+        ("cluster: nowhere.yaml", "cluster: path="),
+        ("memory: true", "memory=True: is no size in bytes"),
+        ("model: {name: mlp, hidden: [0]}", "model: hidden=[0] must be"),
+        ("learning_rate: .inf", "learning_rate=inf: should be a finite number"),
+        ("inputs: []", "inputs: names no column; leave it out to learn from all"),
+        ("inputs: [carrier, carrier]", "inputs: 'carrier' stands here twice"),
+        ("exclude: [date, carrier, flight, distance, arr_delay]", "exclude: leaves no column to learn from"),
+        ("kinds: {late: category}", "kinds: 'late' is none of the inputs"),
+        ("kinds: {flight: category}\nexclude: flight", "kinds: 'flight' is none of the inputs"),
+        ("kinds: {date: number}", "inputs: column 'date' holds timestamp"),
+        ("sample_weight: carrier", "sample_weight: 'carrier' holds str"),
+        ("class_weight: {maybe: 2}", "class_weight: 'maybe' is no class of 'late'; there is true, and false"),
+        ("split: {by: date, at: 20130601}", "split: at=20130601 is no time; write it as '2013-10-01'"),
         ("split: {by: date, at: 2013-06-01}\npatience: 2", "patience=2: needs a validation piece"),
         ("split: {by: date}", "split: by and at go together"),
         ("split: {by: date, fractions: [0.5, 0.5]}", "split: give either fractions, or by and at"),
@@ -133,7 +157,7 @@ def test_a_good_spec_gives_the_pieces(spec):
 
 
 @pytest.mark.parametrize(
-    ("target", "task"), [("carrier", "classification"), ("distance", "regression"), ("flight", "regression")]
+    ("target", "task"), [("carrier", "classification"), ("distance", "regression"), ("far", "classification")]
 )
 def test_the_task_is_inferred(spec, target, task):
     text = spec.read_text().replace("target: late", f"target: {target}").replace("[carrier, far]", "[date]")
@@ -141,9 +165,27 @@ def test_the_task_is_inferred(spec, target, task):
     assert prepare(spec).task == task
 
 
-def test_integers_of_few_values_are_classes(spec):
-    spec.write_text(spec.read_text().replace("late: arr_delay > 15", "late: flight % 7"))
-    assert prepare(spec).task == "classification"
+def test_the_task_of_whole_numbers_must_be_said(spec, mistakes):
+    text = spec.read_text().replace("late: arr_delay > 15", "late: flight % 7")
+    (found,) = mistakes(text)
+    assert found.startswith("task: is missing: 'late' holds whole numbers; say classification, if they are names")
+    for task in ("classification", "regression"):
+        spec.write_text(f"{text}task: {task}\n")
+        assert prepare(spec).task == task
+    assert len(mistakes(f"{text}task: clasification\n")) == 1
+
+
+def test_a_spec_checks_the_cluster_file_that_it_names(tmp_path, mistakes):
+    (tmp_path / "cluster.yaml").write_text("kind: local\nworker: 2\n")
+    (found,) = mistakes("data: FLIGHTS\ntarget: distance\ncluster: cluster.yaml\n")
+    assert "did you mean 'workers'?" in found
+
+
+def test_data_that_ranks_cannot_read_is_refused_before_a_cluster_starts(tmp_path, mistakes):
+    (tmp_path / "data.csv").write_text("x,y\n1.5,2.5\n2.5,3.5\n")
+    (found,) = mistakes(f"data: {tmp_path}/data.csv\ntarget: y\n")
+    assert found.startswith("data: ")
+    assert "write_parquet" in found
 
 
 def test_paths_are_relative_to_the_spec(tmp_path, flights):

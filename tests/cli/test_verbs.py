@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -29,20 +30,76 @@ def test_plan_runs_nothing_but_the_count(run, spec):
     assert plan["counting_nbytes"] > 0
     assert plan["num_steps"] == plan["num_rows"] // 256
     assert plan["ranks"]["1"]["memory_nbytes"] <= plan["memory_limit_nbytes"]
+    assert plan["ranks"]["1"]["share_nbytes"] == 1 << 30
+    assert plan["bundle"] == str(spec.with_suffix(".bundle"))
     told = run("plan", spec)
     assert "counting" in told.stdout
     assert "steps" in told.stdout
     assert "counting rows" in told.stderr
+    assert "with 1 rank each holds about" in told.stdout
 
 
 def test_plan_without_filters_needs_no_count(run, flights, tmp_path):
     (tmp_path / "spec.yaml").write_text(f"data: {flights}\ntarget: distance\n")
     plan = json.loads(run("plan", tmp_path / "spec.yaml", "--json").stdout)
     assert plan["counting_nbytes"] is not None  # a split by fractions is a filter, too
-    assert set(plan["ranks"]) == {"1", "2", "4", "8"}
+    assert len(plan["ranks"]) == 1  # one a worker of the cluster that would be started
+    (tmp_path / "spec.yaml").write_text(f"data: {flights}\ntarget: distance\ncluster: tcp://127.0.0.1:1\n")
+    plan = json.loads(run("plan", tmp_path / "spec.yaml", "--json").stdout)
+    assert set(plan["ranks"]) == {"1", "2", "4", "8"}  # nobody asked that cluster
+    assert plan["ranks"]["1"]["share_nbytes"] is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "remedy"),
+    [
+        (
+            "{workers: 1, threads: 1, memory: 1 GiB, rank_memory: 300 MiB}",
+            "; raise cluster.rank_memory or cluster.memory",
+        ),
+        (
+            "{workers: 1, threads: 1, memory: 1 GiB, rank_memory: 600.1 MiB}",
+            "; lower memory, or raise cluster.rank_memory",
+        ),
+    ],
+)
+def test_plan_refuses_a_rank_that_train_would_refuse(run, spec, cluster, remedy):
+    before, _, _ = spec.read_text().partition("cluster:")
+    spec.write_text(f"{before}cluster: {cluster}\n")
+    result = run("plan", spec)
+    assert result.exit_code == 1
+    assert "a rank would hold" in result.stderr
+    assert remedy in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("at", "piece"),
+    [
+        ("2013-10-01, 2015-01-01", "test"),
+        ("2012-01-01, 2013-06-01", "train"),
+        ("2013-05-05T00:01, 2013-05-05T00:02", "validation"),
+    ],
+)
+def test_a_piece_without_rows_is_refused(run, spec, at, piece):
+    spec.write_text(spec.read_text().replace("at: [2013-10-01, 2013-11-01]", f"at: [{at}]"))
+    result = run("plan", spec)
+    assert result.exit_code == 1
+    assert (
+        f"error: {spec}: split: the {piece} piece has no rows; at must lie within 'date', which goes from 2013-01-01"
+        in (result.stderr)
+    )
+
+
+def test_train_refuses_a_piece_without_rows(run, spec):
+    spec.write_text(spec.read_text().replace("2013-11-01]", "2015-01-01]"))
+    result = run("train", spec)
+    assert result.exit_code == 1
+    assert "the test piece has no rows" in result.stderr
+    assert "epoch" not in result.stderr
 
 
 def test_train_to_the_end(start, spec, flights, run, tmp_path):
+    planned = json.loads(run("plan", spec, "--json").stdout)
     process = start("train", spec, "--json")
     printed, told = process.communicate(timeout=240)
     assert process.returncode == 0, told
@@ -52,6 +109,8 @@ def test_train_to_the_end(start, spec, flights, run, tmp_path):
     assert len(result["history"]) == 2
     assert 0 <= result["wait_share"] <= 1
     assert result["peak_nbytes"] > 0
+    assert result["bundle"] == planned["bundle"]
+    assert planned["ranks"]["1"]["planned_peak_nbytes"] == pytest.approx(result["planned_peak_nbytes"], rel=1e-3)
     assert "dashboard: http://127.0.0.1:" in told
     evaluated = run("evaluate", result["bundle"], flights, "--spec", spec, "--json")
     assert evaluated.exit_code == 0, evaluated.stderr
@@ -68,6 +127,13 @@ def test_train_refuses_before_anything_runs(run, spec, tmp_path):
     result = run("train", spec, "--output", tmp_path / "taken")
     assert result.exit_code == 1
     assert result.stderr.startswith("error: output=")
+    assert "dashboard" not in result.stderr
+    result = run("train", spec, "--output", tmp_path / "taken", "--overwrite")
+    assert "is no bundle" in result.stderr
+    assert "dashboard" not in result.stderr
+    result = run("train", spec, "--output", spec / "below.bundle")
+    assert result.exit_code == 1
+    assert "is a file" in result.stderr
     assert "dashboard" not in result.stderr
     spec.write_text(spec.read_text() + "epoch: 3\n")
     assert run("train", spec).stderr.startswith(f"error: {spec}: 1 mistake\n")
@@ -105,6 +171,34 @@ def test_predict_probabilities_and_overwrite(run, bundle, flights, spec, tmp_pat
     written = pd.read_parquet(output)
     assert list(written.columns) == ["probability_False", "probability_True"]
     np.testing.assert_allclose(written.sum(axis=1), 1)
+
+
+def test_predict_never_replaces_its_input(run, bundle, flights, spec, tmp_path):
+    year = tmp_path / "year"
+    shutil.copytree(flights, year / "2013")
+    before = {path: path.read_bytes() for path in year.rglob("*.parquet")}
+    (tmp_path / "link").symlink_to(year)
+    for output in (year / "2013", year, tmp_path / "link"):
+        result = run("predict", bundle, year / "2013", output, "--spec", spec, "--overwrite")
+        assert result.exit_code == 1
+        assert result.stderr == f"error: path={str(output)!r} holds files that frame is read from; write elsewhere\n"
+    assert {path: path.read_bytes() for path in year.rglob("*") if path.is_file()} == before
+
+
+def test_a_format_that_names_do_not_tell(run, bundle, flights, spec, tmp_path):
+    frame = pd.read_parquet(flights)
+    frame["date"] = frame["date"].astype(str)
+    frame.to_csv(tmp_path / "flights.txt", index=False)
+    for arguments in (
+        ["inspect", tmp_path / "flights.txt"],
+        ["profile", tmp_path / "flights.txt"],
+        ["evaluate", bundle, tmp_path / "flights.txt", "--spec", spec],
+        ["predict", bundle, tmp_path / "flights.txt", tmp_path / "out", "--spec", spec],
+    ):
+        assert "--format" in run(arguments[0], "--help").stdout
+        assert run(*arguments).exit_code == 1
+        result = run(*arguments, "--format", "csv")
+        assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.parametrize(

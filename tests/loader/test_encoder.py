@@ -101,6 +101,42 @@ def test_null_targets_and_weights_are_refused():
             make_encoder(TABLE.schema, inputs=["b"], **{name: "a"}).encode(TABLE)
 
 
+@pytest.mark.parametrize("name", ["target", "weight"])
+@pytest.mark.parametrize("value", [NAN, float("inf"), 1e39])
+def test_targets_and_weights_that_are_no_finite_numbers_are_refused(name, value):
+    """Also those beyond float32: each of them would make the loss and all weights of the network NaN."""
+    table = pa.table({"x": [0.0, 1.0, 2.0], "v": [1.0, value, value]})
+    message = rf"{name}='v' is NaN, infinite or too large for float32 in 2 rows; .*numpy\.isfinite"
+    with pytest.raises(DataError, match=message):
+        make_encoder(table.schema, **{name: "v"}).encode(table)
+
+
+@pytest.mark.parametrize("kind", [pa.int16(), pa.float64()])
+def test_negative_weights_are_refused(kind):
+    table = pa.table({"x": [0.0, 1.0, 2.0], "w": pa.array([0, 1, -1], kind)})
+    encoder = make_encoder(table.schema, weight="w")
+    with pytest.raises(DataError, match=r"weight='w' is negative in 1 rows; .*data\['w'\] >= 0"):
+        list(encoder.tiles(table))
+    assert make_encoder(table.schema, inputs=["x"], target="w").encode(table)["target"].tolist() == [0, 1, -1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"inputs": ["a", "y"], "target": "y"}, r"inputs=\['a', 'y'\] hold the target 'y'"),
+        ({"inputs": ["a", "z"], "weight": "z"}, r"inputs=\['a', 'z'\] hold the weight 'z'"),
+        ({"inputs": ["a", "b", "a"]}, r"inputs=.* name \['a'\] twice"),
+        ({"inputs": "a"}, r"inputs='a' must be a list"),
+        ({"inputs": ["s"], "target": "yy"}, "target='yy' is no column of the data; did you mean 'y'"),
+        ({"target": "s"}, "target='s' holds string, neither numbers nor booleans"),
+        ({"inputs": ["s"], "target": "y", "weight": "zz"}, "weight='zz' is no column of the data"),
+    ],
+)
+def test_target_and_weight_are_looked_at_before_the_inputs(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        make_encoder(TABLE.schema, **arguments)
+
+
 @pytest.mark.parametrize("inputs", [[], "a"])
 def test_inputs_must_be_a_list_of_columns(inputs):
     with pytest.raises(ArgumentError, match="must list one column at least"):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -63,7 +64,12 @@ def test_a_module_is_copied() -> None:
         ({"name": "mlp", "droput": 0.1}, "model='mlp' has no option 'droput'; did you mean 'dropout'"),
         ({"name": "mlp", "num_inputs": 3}, "has no option 'num_inputs'"),
         ({"name": "mlp", "hidden": [0]}, r"hidden=\[0\] must be widths"),
+        ({"name": "mlp", "hidden": "64"}, r"hidden='64' must be widths"),
+        ({"name": "mlp", "hidden": [64.0]}, r"hidden=\[64.0\] must be widths"),
         ({"name": "mlp", "dropout": 1.0}, r"dropout=1.0 must be"),
+        ({"name": "mlp", "dropout": np.nan}, r"dropout=nan must be"),
+        ({"name": "mlp", "dropout": "0.1"}, r"dropout='0.1' must be"),
+        ({"name": "mlp", "dropout": torch.tensor(0.1)}, r"dropout=tensor.* is Tensor, which a bundle cannot hold"),
         ({"name": "mlp", "norm": "batch"}, r"norm='batch' must be 'layer' or None"),
         (3, "model=3 must be a name"),
         (lambda schema: None, "returned NoneType; it must return a torch module"),
@@ -72,6 +78,9 @@ def test_a_module_is_copied() -> None:
 def test_wrong_specs_are_refused(spec: object, message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         build(spec, SCHEMA)
+    if isinstance(spec, str | dict):  # nor are they described
+        with pytest.raises(ArgumentError, match=message):
+            spec_to_dict(spec)
 
 
 def test_networks_that_do_not_fit_are_refused() -> None:
@@ -79,6 +88,8 @@ def test_networks_that_do_not_fit_are_refused() -> None:
         check_model(nn.Linear(7, 2), ModelSchema(3, (), 2))
     with pytest.raises(ArgumentError, match=r"returns \[2, 1\] for 2 rows; it must return \[2, 2\]"):
         check_model(nn.Linear(3, 1), ModelSchema(3, (), 2))
+    with pytest.raises(ArgumentError, match=r"returns \[2\] for 2 rows; it must return \[2, outputs\]"):
+        check_model(nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), ModelSchema(3, (), 1))
     with pytest.raises(ArgumentError, match=r"returns tuple for 2 rows"):
         check_model(nn.LSTM(3, 2), ModelSchema(3, (), 2))
     network = nn.Linear(3, 2).train()
@@ -91,6 +102,10 @@ def test_specs_are_described_in_json() -> None:
     assert json.loads(json.dumps(named)) == named == {"name": "mlp", "hidden": [8, 4]}
     assert same_weights(build(named, SCHEMA), build({"name": "mlp", "hidden": (8, 4)}, SCHEMA))
     assert spec_to_dict("mlp") == {"name": "mlp"}
+    state = torch.random.get_rng_state()
+    spec = spec_to_dict({"name": "mlp", "hidden": np.array([8, 4]), "dropout": np.float64(0.5)})
+    assert json.loads(json.dumps(spec)) == {"name": "mlp", "hidden": [8, 4], "dropout": 0.5}
+    assert torch.equal(torch.random.get_rng_state(), state)
     for custom in (Net, Net(SCHEMA)):
         assert spec_to_dict(custom)["custom"].endswith(":Net")
     assert spec_to_dict(make_net)["custom"].endswith(":make_net")

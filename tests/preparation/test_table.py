@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
-from dtk.errors import ArgumentError, DataError
-from dtk.preparation import ClassTarget, NumberTarget, TablePreparation
-from dtk.sources import TableSource
+from dtk.errors import ArgumentError, DataError, SourceError
+from dtk.preparation import ClassTarget, NumberTarget, TablePreparation, table_of_array
+from dtk.sources import footers
 
 FLIGHTS = {
     "delay": [1.0, None, 4.0, 7.0],
@@ -30,6 +30,27 @@ FLIGHTS = {
     "day": pd.to_datetime(["2013-01-05", None, "2013-04-05", "2013-01-06"]),
     "late": ["no", "yes", "no", "no"],
 }
+
+
+class ChunkedSource:
+    """A table cut into chunks of any length, which a scan reads in groups and merges, with a note of what is read."""
+
+    def __init__(self, table: pa.Table, cuts: Sequence[int]) -> None:
+        self.table = table
+        self.starts = [0, *sorted(min(cut, len(table)) for cut in cuts)]
+        self.chunk_rows = np.diff([*self.starts, len(table)])
+        self.chunk_nbytes = self.chunk_rows * 8
+        self.num_chunks = len(self.starts)
+        self.schema, self.identity = table.schema, "fixed"
+        self.reads: list[tuple[int, tuple[str, ...]]] = []
+
+    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+        self.reads.append((chunk, tuple(columns or ())))
+        part = self.table.slice(self.starts[chunk], self.chunk_rows[chunk])
+        return part if columns is None else part.select(columns)
+
+    def describe(self, chunk: int) -> str:
+        return f"rows from {self.starts[chunk]}"
 
 
 def flights() -> pa.Table:
@@ -42,6 +63,7 @@ def standardised(preparation: TablePreparation, table: pa.Table) -> np.ndarray:
     return prepared.numpy()
 
 
+cuts = st.lists(st.integers(0, 60), min_size=2, max_size=20)
 numbers = st.one_of(st.none(), st.floats(-1e6, 1e6), st.just(float("nan")))
 
 
@@ -50,11 +72,11 @@ numbers = st.one_of(st.none(), st.floats(-1e6, 1e6), st.just(float("nan")))
     st.lists(st.tuples(numbers, st.integers(-1000, 1000)), min_size=2, max_size=60).filter(
         lambda rows: sum(x is not None and x == x for x, _ in rows) > 0
     ),
-    st.integers(1, 20),
+    cuts,
 )
-def test_numbers_equal_sklearns_for_every_chunking(rows: list[tuple[float | None, int]], rows_per_chunk: int) -> None:
+def test_numbers_equal_sklearns_for_every_chunking(rows: list[tuple[float | None, int]], cuts: list[int]) -> None:
     table = pa.table({"x": pa.array([x for x, _ in rows], pa.float64()), "y": pa.array([y for _, y in rows])})
-    found = standardised(TablePreparation().fit(TableSource(table, rows_per_chunk)), table)
+    found = standardised(TablePreparation().fit(ChunkedSource(table, cuts)), table)
     array = np.array([[np.nan if x is None else x, y] for x, y in rows], dtype=np.float64)
     imputed = SimpleImputer().fit_transform(array)
     scaler = StandardScaler().fit(array)  # it leaves NaN out, as we do
@@ -108,11 +130,56 @@ def test_kinds_are_inferred_and_each_is_encoded() -> None:
 def test_only_parts_of_dates_that_vary_are_taken(cast: pa.DataType) -> None:
     day = pa.array(pd.date_range("2013-01-01", periods=6, freq="D")).cast(cast)
     assert TablePreparation().fit(pa.table({"day": day})).feature_names == ("day_weekday_sin", "day_weekday_cos")
-    hours = pa.array(pd.date_range("2013-01-01", periods=6, freq="h"))
+    zone = cast.tz if pa.types.is_timestamp(cast) else None
+    hours = pa.array(pd.date_range("2013-01-01", periods=6, freq="h")).cast(pa.timestamp("us", zone))
     preparation = TablePreparation().fit(pa.table({"day": hours}))
     assert preparation.feature_names == ("day_hour_sin", "day_hour_cos")
     found = standardised(preparation, pa.table({"day": day}))
     np.testing.assert_allclose(found, np.tile([0, 1], (6, 1)), atol=1e-6)  # a date is its midnight
+
+
+def test_the_same_instants_in_another_zone_are_the_same_inputs() -> None:
+    hours = pa.table({"t": pa.array(pd.date_range("2013-01-01", periods=48, freq="h", tz="UTC"))})
+    elsewhere = pa.table(
+        {"t": pa.array(pd.date_range("2013-01-01", periods=48, freq="h", tz="UTC").tz_convert("Asia/Tokyo"))}
+    )
+    for fit_on, encode in ((hours, elsewhere), (elsewhere, hours)):
+        fitted = TablePreparation().fit(fit_on)
+        again = TablePreparation.from_dict(json.loads(json.dumps(fitted.to_dict())))
+        np.testing.assert_array_equal(again.encode(encode)["inputs"], fitted.encode(fit_on)["inputs"])
+    # the zone of the fit is the one whose hours count: 00:00 in Tokyo is hour 0 there
+    assert TablePreparation().fit(elsewhere).encode(elsewhere.slice(15, 1))["inputs"][0, -1] == 1
+
+
+def test_dates_with_and_without_a_zone_are_not_mixed() -> None:
+    naive = pa.table({"t": pa.array(pd.date_range("2013-01-01", periods=48, freq="h"))})
+    aware = pa.table({"t": pa.array(pd.date_range("2013-01-01", periods=48, freq="h", tz="UTC"))})
+    with pytest.raises(
+        DataError, match=r"'t' holds timestamp\[.s, tz=UTC\], where dates without a time zone, as at fit"
+    ):
+        TablePreparation().fit(naive).check(aware.schema)
+    message = r"where dates with a time zone \(UTC\), as at fit, are expected; take data\['t'\].dt.tz_localize\('UTC'\)"
+    for table in (naive, naive.cast(pa.schema([("t", pa.date32())]), safe=False)):
+        with pytest.raises(DataError, match=message):
+            TablePreparation().fit(aware).encode(table)
+    assert np.isnan(TablePreparation().fit(aware).encode(pa.table({"t": pa.nulls(2)}))["inputs"]).all()
+
+
+@pytest.mark.parametrize("fitted", ["date32", "s", "ns"])
+def test_dates_as_categories_and_classes_are_the_same_in_every_unit(fitted: str, tmp_path: Path) -> None:
+    days = pd.date_range("2013-01-01", periods=3).repeat(4)
+    tables = {
+        unit: pa.table({"day": pa.array(days).cast(pa.timestamp(unit)), "x": np.arange(12)})
+        for unit in ("s", "us", "ns")
+    }
+    tables["date32"] = pa.table({"day": pa.array(days).cast(pa.date32()), "x": np.arange(12)})
+    pq.write_table(tables[fitted], tmp_path / "days.parquet")
+    as_category = TablePreparation(kinds={"day": "category"}).fit(str(tmp_path))
+    as_class = TablePreparation().fit(str(tmp_path), target="day").target
+    assert as_class == ClassTarget("day", ("2013-01-01", "2013-01-02", "2013-01-03"), (4, 4, 4))
+    for table in (*tables.values(), pa.Table.from_pandas(pd.DataFrame({"day": days, "x": 0}))):
+        assert as_category.encode(table)["codes"][:, 0].tolist() == [*[1] * 4, *[2] * 4, *[3] * 4]
+        assert as_class.encode(table["day"]).tolist() == [*[0] * 4, *[1] * 4, *[2] * 4]
 
 
 def test_times_durations_and_decimals_are_numbers() -> None:
@@ -155,12 +222,12 @@ def test_rare_categories_are_unknown() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.lists(st.sampled_from(["a", "b", "é", None]), min_size=1, max_size=40), st.integers(1, 9))
-def test_codes_follow_the_counts_for_every_chunking(values: list[str | None], rows_per_chunk: int) -> None:
+@given(st.lists(st.sampled_from(["a", "b", "é", None]), min_size=1, max_size=40), cuts)
+def test_codes_follow_the_counts_for_every_chunking(values: list[str | None], cuts: list[int]) -> None:
     table = pa.table({"x": np.arange(len(values)), "c": pa.array([*values], pa.string())})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # all of them may be missing
-        fitted = TablePreparation().fit(TableSource(table, rows_per_chunk))
+        fitted = TablePreparation().fit(ChunkedSource(table, cuts))
     counts = pd.Series(values, dtype=object).value_counts()
     known = sorted(counts.index, key=lambda value: (-counts[value], value))
     expected = [0 if value is None else known.index(value) + 1 for value in values]
@@ -194,6 +261,9 @@ def test_target_follows_type_and_task() -> None:
     assert TablePreparation().fit(table, target="y").target == NumberTarget("y", 3.0, 1.0)
     as_classes = TablePreparation().fit(table, target="y", task="classification").target
     assert as_classes == ClassTarget("y", (2, 4), (2, 2))
+    for kind in ("category", "boolean"):
+        assert TablePreparation(kinds={"y": kind}).fit(table, target="y").target == as_classes
+    assert TablePreparation(kinds={"y": "number"}).fit(table, target="y").target == NumberTarget("y", 3.0, 1.0)
 
 
 def test_column_without_values_is_ignored_with_a_warning() -> None:
@@ -279,6 +349,12 @@ def test_wrong_arguments_are_refused_before_anything_is_read() -> None:
         TablePreparation(max_categories=0)
     with pytest.raises(ArgumentError, match="task='ranking'"):
         TablePreparation().fit(table, target="late", task="ranking")
+    with pytest.raises(ArgumentError, match=r"kinds\['late'\]='ignore' is no kind of target; give 'category' or"):
+        TablePreparation(kinds={"late": "ignore"}).fit(table, target="late")
+    with pytest.raises(ArgumentError, match=r"task='regression' contradicts kinds\['delay'\]='category' of the target"):
+        TablePreparation(kinds={"delay": "category"}).fit(table, target="delay", task="regression")
+    with pytest.raises(SourceError, match=r"data of type dask.*Series is no table"):
+        TablePreparation().fit(dd.from_pandas(pd.Series([1.0, 2.0], name="x"), npartitions=1))
     with pytest.raises(DataError, match="column 'late' holds string, where numbers"):
         TablePreparation().fit(table, target="late", task="regression")
     with pytest.raises(DataError, match="column 'carrier' holds string, where numbers"):
@@ -290,6 +366,8 @@ def test_wrong_arguments_are_refused_before_anything_is_read() -> None:
 def test_data_that_cannot_be_learnt_from_is_refused() -> None:
     with pytest.raises(DataError, match="no rows"):
         TablePreparation().fit(flights().slice(0, 0))
+    with pytest.raises(DataError, match="or the dates are all the same: nothing to learn from"):
+        TablePreparation().fit(pa.table({"day": pa.array([0, 0]).cast(pa.timestamp("s"))}))
     with pytest.raises(DataError, match="target='late' has one class"):
         TablePreparation().fit(flights().slice(2), target="late")
     with pytest.raises(DataError, match=r"target='delay' is missing in 1 rows; drop them with data.dropna\(subset="):
@@ -347,23 +425,8 @@ def test_fit_is_the_same_over_parquet_dask_and_memory(tmp_path: Path) -> None:
         assert found.target == expected.target
 
 
-class CountingSource:
-    """Chunks of a table, with a note of what is read."""
-
-    def __init__(self, table: pa.Table) -> None:
-        source = TableSource(table, rows_per_chunk=50)
-        self.schema, self.identity, self.describe = source.schema, "fixed", source.describe
-        self.chunk_rows, self.chunk_nbytes, self.num_chunks = source.chunk_rows, source.chunk_nbytes, source.num_chunks
-        self.source = source
-        self.reads: list[tuple[int, tuple[str, ...]]] = []
-
-    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
-        self.reads.append((chunk, tuple(columns or ())))
-        return self.source.read(chunk, columns)
-
-
 def test_fit_reads_each_chunk_once_and_only_what_is_needed() -> None:
-    source = CountingSource(flights().take(np.tile(np.arange(4), 50)))
+    source = ChunkedSource(flights().take(np.tile(np.arange(4), 50)), [50, 60, 130])
     TablePreparation(kinds={"day": "ignore"}).fit(source, target="late", weight="is_weekend")
     assert sorted(source.reads) == [(chunk, ("delay", "carrier", "late")) for chunk in range(4)]
 
@@ -371,3 +434,37 @@ def test_fit_reads_each_chunk_once_and_only_what_is_needed() -> None:
 def test_importing_preparation_loads_no_torch() -> None:
     code = "import sys, dtk.preparation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_fit_reads_each_footer_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        pq.write_table(flights(), tmp_path / f"{number}.parquet")
+    data = dd.read_parquet(tmp_path)
+    reads, read_footer = [], footers._read_footer
+    monkeypatch.setattr(footers, "_read_footer", lambda *arguments: reads.append(1) or read_footer(*arguments))
+    for frame in (data, data.assign(late=data["delay"] > 3)):
+        TablePreparation().fit(frame, target="late")
+        assert len(reads) == 3
+        reads.clear()
+    TablePreparation().fit(data.shuffle("delay"), target="late")
+    assert not reads
+
+
+def test_few_columns_of_an_expression_are_evaluated_alone(tmp_path: Path) -> None:
+    pq.write_table(flights(), tmp_path / "0.parquet")
+    evaluated = tmp_path / "evaluated"
+
+    def costly(delay: float) -> float:
+        evaluated.touch()
+        return delay * 2
+
+    data = dd.read_parquet(tmp_path / "0.parquet")
+    data = data.assign(far=data["delay"] > 3, costly=data["delay"].map(costly, meta=("costly", "float64")))
+    evaluated.unlink(missing_ok=True)  # Dask tries it on a row of its own
+    TablePreparation().fit(data, inputs=["carrier", "far"])
+    assert not evaluated.exists()
+
+
+def test_arrays_of_mixed_objects_are_refused() -> None:
+    with pytest.raises(DataError, match="column 'x1' of the array cannot become one of a table"):
+        table_of_array(np.array([[1, "a"], [2, 3]], dtype=object))

@@ -77,5 +77,8 @@ def test_wrong_class_weights_are_refused() -> None:
         TARGETS[0].weights("balance")
     with pytest.raises(ArgumentError, match="class_weight names 'ZZ', which is no class"):
         TARGETS[1].weights({"ZZ": 1.0})
-    with pytest.raises(ArgumentError, match=r"class_weight\['UA'\]=-1 must be 0 or more"):
+    with pytest.raises(ArgumentError, match=r"class_weight\['UA'\]=-1 must be a finite number, 0 or more"):
         TARGETS[1].weights({"UA": -1})
+    for weight in (np.inf, np.nan, "1"):
+        with pytest.raises(ArgumentError, match="must be a finite number, 0 or more"):
+            TARGETS[1].weights({"UA": weight})  # type: ignore[dict-item]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import threading
 import time
 
 import pytest
@@ -51,6 +53,48 @@ def test_an_error_comes_through(client):
 
     with pytest.raises(ZeroDivisionError, match="piece"):
         map_reduce(fail, joined, [1, 2, 3])
+
+
+def test_an_error_comes_before_the_rest_has_run(client, tmp_path):
+    def fail_first(folder, piece):
+        if piece == 0:
+            raise ZeroDivisionError("piece 0")
+        (folder / str(piece)).touch()
+        time.sleep(0.5)
+
+    with pytest.raises(ZeroDivisionError, match="piece 0"):
+        map_reduce(fail_first, joined, list(range(40)), shared=tmp_path, progress=True)
+    time.sleep(1.2)  # what ran at that time may end; nothing else starts
+    assert len(list(tmp_path.iterdir())) < 10
+
+
+def test_parts_go_once_they_are_merged(client, tmp_path):
+    def wait_at_last(folder, piece):
+        while piece == 8 and not (folder / "go").exists():
+            time.sleep(0.05)
+        return [piece]
+
+    merged = []
+    thread = threading.Thread(
+        target=lambda: merged.append(map_reduce(wait_at_last, joined, list(range(9)), shared=tmp_path, label="parted"))
+    )
+    thread.start()
+    try:
+        end = time.monotonic() + 30
+        while not has_merged_alone(client) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert has_merged_alone(client)
+    finally:
+        (tmp_path / "go").touch()
+        thread.join()
+    assert merged == [list(range(9))]
+
+
+def has_merged_alone(client):
+    """Tell whether the workers hold something merged, and no part."""
+    held = [key for key, workers in client.who_has().items() if workers and key.startswith("parted")]
+    is_part = [re.fullmatch(r"parted-[0-9a-f]{8}-\d+", key) for key in held]
+    return any("merge" in key for key in held) and not any(is_part)
 
 
 @pytest.mark.parametrize("reduce", [lambda: map_reduce(listed, joined, []), lambda: delayed_reduce(len, joined, [])])

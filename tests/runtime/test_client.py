@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from dtk.errors import ArgumentError, ClusterError, NotFoundError
-from dtk.runtime import connect
+from dtk.runtime import WorkerInfo, connect
 
 
 def run_script(tmp_path, body, **kwargs):
@@ -109,13 +109,70 @@ def test_every_mistake_in_a_cluster_file_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("content", "mistakes"),
+    [
+        (
+            "kind: address\naddress: tcp://127.0.0.1:9\nmemory: 4 GiB\ndashboard: x:1\n",
+            [
+                "memory='4 GiB': does not go with kind: address, which takes address",
+                "dashboard='x:1': does not go with kind: address, which takes address",
+            ],
+        ),
+        (
+            "address: tcp://127.0.0.1:9\nworkers: 3\n",
+            ["workers=3: does not go with kind: address, which takes address"],
+        ),
+        ("kind: scheduler-file\n", ["path=None: kind: scheduler-file needs it"]),
+        (
+            "memory: 12 parsecs\nrank_memory: true\nworkers: 0\n",
+            [
+                "workers=0: should be greater than or equal to 1",
+                "memory='12 parsecs': is no size in bytes; write it as '512 MiB' or '1.5 GB'",
+                "rank_memory=True: is no size in bytes; write it as '512 MiB' or '1.5 GB'",
+            ],
+        ),
+    ],
+)
+def test_settings_that_would_be_ignored_are_refused(tmp_path, content, mistakes):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(content)
+    with pytest.raises(ArgumentError) as caught:
+        connect(file)
+    assert [line.strip() for line in str(caught.value).splitlines()[1:]] == mistakes
+
+
+def test_a_cluster_file_of_an_address_needs_no_kind(tmp_path, client):
+    file = tmp_path / "cluster.yaml"
+    file.write_text(f"address: {client.scheduler.address}\n")
+    with connect(file) as second:
+        assert second.scheduler.address == client.scheduler.address
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("tcp://10.0.0.1:1", "10.0.0.1"),
+        ("ucx://10.0.0.1:1", "10.0.0.1"),
+        ("tls://[fe80::1]:1", "fe80::1"),
+        ("inproc://10.0.0.1/7/8", "127.0.0.1"),
+    ],
+)
+def test_a_workers_host(address, host):
+    assert WorkerInfo(address, "w", 1).host == host
+
+
+@pytest.mark.parametrize(
     ("call", "error", "text"),
     [
         (lambda: connect(workers=0), ArgumentError, "workers=0 must be at least 1"),
         (lambda: connect(memory="12 parsecs"), ArgumentError, "memory='12 parsecs' is no size"),
         (lambda: connect(memory="300 MiB"), ArgumentError, "a worker needs 256.0 MiB"),
         (lambda: connect("tcp://127.0.0.1:9", timeout_s=1), ClusterError, "does not answer within 1 s"),
-        (lambda: connect("tcp://127.0.0.1:9", workers=2), ArgumentError, "workers=2 sizes a local cluster"),
+        (lambda: connect("tcp://127.0.0.1:9", workers=2), ArgumentError, "workers=2 is for a local cluster"),
+        (lambda: connect("tcp://127.0.0.1:9", dashboard="x:1"), ArgumentError, "dashboard='x:1' is for a local"),
+        (lambda: connect("localhost:8786"), ArgumentError, "is no file; did you mean 'tcp://localhost:8786'"),
+        (lambda: connect(object()), ArgumentError, r"make a distributed.Client\(cluster\)"),
+        (lambda: connect(dashboard="127.0.0.1:99999"), ArgumentError, "must be host:port"),
         (lambda: connect("nowhere.yaml"), NotFoundError, "'nowhere.yaml' is no file"),
         (lambda: connect(dashboard="8787x"), ArgumentError, "must be host:port"),
     ],

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import dask
 import dask.dataframe as dd
@@ -120,6 +124,17 @@ def test_partitions_can_be_chosen(path):
     check_equal(df[df.x > 0].partitions[[1]])
 
 
+@pytest.mark.parametrize("chosen", [[0, 0], [0, 6, 1], [7, 0], [8, 3, 8]])
+def test_chosen_partitions_keep_their_order_and_repeat(path, chosen):
+    df = dd.read_parquet(path, index=False, split_row_groups=True)
+    check_equal(df.partitions[chosen], kind=ParquetSource)
+    check_equal(df.partitions[chosen].assign(z=1))
+    source = check_equal(df.partitions[chosen].map_partitions(add_length))
+    assert source.num_chunks == len(chosen)
+    whole = dd.read_parquet(path, index=False, split_row_groups=False)
+    assert as_source(whole.partitions[[1, 1]]).chunk_rows.sum() == len(whole.partitions[[1, 1]]) == 800
+
+
 def test_the_arrow_file_system_and_filters(path):
     df = dd.read_parquet(path, filesystem="arrow")
     check_equal(df[df.x > 0])
@@ -137,6 +152,49 @@ def test_unmarked_functions_get_whole_partitions(path):
     source = check_equal(dd.read_parquet(path, index=False).map_partitions(add_length))
     assert source.num_chunks == 2
     assert set(source.read(0)["length"].to_pylist()) == {600}
+
+
+WHOLE_PARTITIONS = {
+    "aggregate": lambda df: df.query("x > x.mean()"),
+    "attribute": lambda df: df.query("i < x.size / 200"),
+    "index": lambda df: df.query("index < 150"),
+    "eval": lambda df: df.eval("z = i - i.mean()"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE_PARTITIONS)
+def test_texts_that_look_beyond_the_row_get_whole_partitions(path, name):
+    source = check_equal(WHOLE_PARTITIONS[name](dd.read_parquet(path, index=False)))
+    assert source.num_chunks == 2
+
+
+def test_texts_of_one_row_are_read_by_row_group(path):
+    df = dd.read_parquet(path, index=False)
+    for data in (df.query("i in (1, 2) and s == 'index (x.mean())'"), df.eval("z = (x + i) * 2")):
+        assert check_equal(data).num_chunks == 9
+
+
+def test_a_redefined_column_has_the_type_of_its_new_values(path):
+    df = dd.read_parquet(path, index=False)
+    coded = df.assign(s=df.s.map({"a": 1, "b": 0, "ä": 2, "": 3}, meta=("s", object)))
+    source = check_equal(coded)
+    assert source.schema.field("s").type == pa.int64()
+    named = df.assign(i=df.i.apply(lambda value: f"n{value}", meta=("i", object)))
+    assert check_equal(named).schema.field("i").type == pa.string()
+    picky = df.assign(
+        z=df.s.map(lambda value: {"a": 1.5}.get(value, 2.0), meta=("z", object))
+    )  # knows no made-up value
+    assert check_equal(picky).schema.field("z").type == pa.float64()
+
+
+def test_numbers_are_no_strings(tmp_path):
+    pq.write_table(pa.table({"s": ["a"] * 5 + ["1"] * 5}), tmp_path / "a.parquet", row_group_size=5)
+    df = dd.read_parquet(tmp_path, index=False)
+    data = df.assign(s=df.s.map(lambda value: int(value) if value.isdigit() else value, meta=("s", object)))
+    source = as_source(data)
+    assert source.read(0)["s"].to_pylist() == ["a"] * 5
+    with pytest.raises(DataError, match=r"row group 1: column 's' is taken for strings but holds int64; give"):
+        source.read(1)
 
 
 def test_only_needed_columns_are_read(path):
@@ -162,6 +220,78 @@ def test_identity_follows_expression_and_files(path):
     assert as_source(df[df.x > 0]).identity == as_source(dd.read_parquet(path, index=False)[df.x > 0]).identity
     assert as_source(df[df.x > 0]).identity != as_source(df[df.x > 1]).identity
     assert counted(as_source(df[df.x > 0])).identity != as_source(df[df.x > 0]).identity
+
+
+SCRIPT = """
+import sys
+import dask.dataframe as dd
+from dtk.sources import as_source
+
+KNOWN = {"a", "b", "c", "dd"}
+CHOSEN = {"a": 1, "b": 2}
+
+def is_known(value, also=frozenset({"x", "y", "z"})):
+    return value in KNOWN or value in {"q", "w", "e"} or value in also or any(value == key for key in CHOSEN)
+
+class Adds:
+    def __init__(self, values):
+        self.values = set(values)
+
+    def __call__(self, frame):
+        return frame.assign(k=frame.s.isin(self.values))
+
+df = dd.read_parquet(sys.argv[1], index=False)
+for words in ("abcdef", "abcde"):
+    data = df[df.s.isin({"a", "b", "ä"})].assign(z=df.s.map(is_known, meta=("z", bool)), h=df.t.dt.hour)
+    print(as_source(data.map_partitions(Adds(words))).identity)
+    KNOWN.add("e")
+"""
+
+
+def test_identity_is_the_same_in_every_process(path):
+    found = []
+    for seed in ("1", "2"):
+        environment = os.environ | {"PYTHONHASHSEED": seed}
+        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, path]
+        found.append(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert found[0] == found[1]
+    assert len(set(found[0].split())) == 2
+
+
+class Power:
+    def __init__(self, exponent):
+        self.exponents = {exponent}
+
+    def __call__(self, value):
+        return sum(value**exponent for exponent in self.exponents)
+
+    def times(self, value):
+        return sum(value * exponent for exponent in self.exponents)
+
+
+class Table(dict):
+    """Holds its values as a dict does, not as attributes."""
+
+
+def test_identity_of_functions_is_what_they_do(path):
+    df = dd.read_parquet(path, index=False)
+
+    def identity(function):
+        return as_source(df.assign(z=df.i.map(function, meta=("z", "f8")))).identity
+
+    def adder(number):
+        return lambda value: value + number
+
+    def countdown(value):
+        return countdown(value - 1) if value > 0 else 0.0
+
+    assert identity(adder(1)) == identity(adder(1)) != identity(adder(2))
+    assert identity(countdown) == identity(countdown)
+    assert identity(partial(pow, 2)) != identity(partial(pow, 3))
+    assert identity(Power(2)) == identity(Power(2)) != identity(Power(3))
+    assert identity(Power(2).times) != identity(Power(3).times)
+    assert identity({"a": 1}.get) == identity({"a": 1}.get) != identity({"a": 2}.get)
+    assert identity(Table(a=1).get) == identity(Table(a=1).get) != identity(Table(a=2).get)
 
 
 def test_counted_on_a_cluster(path, client):

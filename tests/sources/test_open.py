@@ -15,6 +15,7 @@ import xarray as xr
 from dtk.errors import ArgumentError, DataError, NotFoundError, SourceError
 from dtk.sources import as_source
 from dtk.sources import open as open_data
+from dtk.sources.open import CSV_SAMPLE_ROWS
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # Dask 2026.8 with pandas 3.1
 
@@ -95,6 +96,35 @@ def test_csv(tmp_path, suffix):
         as_source(tmp_path / f"x.csv{suffix}")
 
 
+def test_csv_of_column_names_alone_does_not_change_types(tmp_path):
+    FRAME.to_csv(tmp_path / "a.csv", index=False)
+    FRAME[:0].to_csv(tmp_path / "b.csv", index=False)
+    data = open_data(tmp_path)
+    assert str(data.dtypes["a"]) == "int64"
+    assert len(data) == 10
+
+
+def test_csv_numbers_may_have_their_first_gap_late(tmp_path):
+    text = "i,b,s\n" + "7,True,x\n" * CSV_SAMPLE_ROWS
+    (tmp_path / "a.csv").write_text(text + ",,\n9007199254740993,False,y\n")
+    found = open_data(tmp_path / "a.csv").compute()
+    assert found.isna().sum().to_dict() == {"i": 1, "b": 1, "s": 1}
+    assert found.i.iloc[-1] == 9007199254740993
+    (tmp_path / "a.csv").write_text(text[: text.index("\n") + 1] + "7,True,x\n")
+    assert {str(kind) for kind in open_data(tmp_path / "a.csv").dtypes[:2]} == {"int64", "bool"}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_brackets_in_a_name_are_no_pattern(tmp_path, suffix):
+    directory = tmp_path / "run [1]*"
+    directory.mkdir()
+    getattr(FRAME, f"to_{suffix}")(directory / f"a[1].{suffix}")
+    assert len(open_data(directory / f"a[1].{suffix}")) == 10
+    assert len(open_data(directory)) == 10
+    if suffix == "parquet":
+        assert as_source(open_data(directory)).identity == as_source(directory).identity
+
+
 def dataset():
     return xr.Dataset(
         {"v": (("time", "x"), np.arange(120.0).reshape(20, 6))},
@@ -123,6 +153,23 @@ def test_netcdf_of_several_files(tmp_path):
     data = open_data(tmp_path / "*.nc")
     assert data.v.chunks is not None
     xr.testing.assert_equal(data.compute(), dataset())
+
+
+def test_netcdf_variables_without_time_stay_so(tmp_path):
+    whole = dataset().assign_coords(x=np.arange(6.0)).assign(mask=("x", np.ones(6)))
+    whole.isel(time=slice(10)).to_netcdf(tmp_path / "a.nc")
+    whole.isel(time=slice(10, None)).to_netcdf(tmp_path / "b.nc")
+    data = open_data(tmp_path)
+    assert data.mask.dims == ("x",)
+    xr.testing.assert_equal(data.compute(), whole)
+
+
+def test_netcdf_of_other_coordinates_names_the_file(tmp_path):
+    for number, start in enumerate((0.0, 0.0, 1e-6)):
+        part = dataset().isel(time=slice(6 * number, 6 * number + 6)).assign_coords(x=np.arange(6) + start)
+        part.to_netcdf(tmp_path / f"{number}.nc")
+    with pytest.raises(DataError, match=r"2\.nc has other values of 'x' than .*0\.nc"):
+        open_data(tmp_path)
 
 
 def test_bad_paths(tmp_path):

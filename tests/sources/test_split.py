@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
+import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import xarray as xr
 from hypothesis import given, settings
@@ -46,6 +50,28 @@ def test_dask_pieces_equal_pandas_whatever_partitions_and_types():
         pieces = split(data, fractions=[0.5, 0.5])
         assert all(isinstance(piece, dd.DataFrame) for piece in pieces)
         assert [list(piece.id.compute()) for piece in pieces] == expected
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"fractions": [0.6, 0.4]},
+        {"fractions": [0.6, 0.4], "group": "s"},
+        {"by": "t", "at": ["2020-01-11", "2020-02-01"]},
+    ],
+)
+def test_pieces_of_an_arrow_table_equal_those_of_pandas(arguments):
+    frame = make_frame()
+    pieces = split(pa.Table.from_pandas(frame, preserve_index=False), **arguments)
+    assert all(isinstance(piece, pa.Table) for piece in pieces)
+    expected = [list(piece.id) for piece in split(frame, **arguments)]
+    assert [piece["id"].to_pylist() for piece in pieces] == expected
+
+
+def test_dates_of_an_arrow_table_are_cut_as_times():
+    days = pa.table({"day": pa.array(make_frame(50).t.dt.date.drop_duplicates(), pa.date32())})
+    assert [len(piece) for piece in split(days, by="day", at="2020-01-02")] == [1, len(days) - 1]
+    assert sum(map(len, split(days, fractions=[0.5, 0.5]))) == len(days)
 
 
 def test_appended_rows_move_nobody():
@@ -107,14 +133,75 @@ def test_hash_does_not_see_types(values):
 
 
 def test_hash_of_strings_and_booleans_does_not_see_types():
-    strings = pd.Series(["a", "b", None, "a"])
-    hashes = [
-        hash_rows(strings.astype(kind).to_frame("v")) for kind in ("str", "object", "category", "string[pyarrow]")
-    ]
+    strings = pd.Series(["a", "b", None, "a"], dtype=object)
+    of_pandas_3 = pd.StringDtype("pyarrow", na_value=np.nan)
+    kinds = ("object", "category", "string[python]", "string[pyarrow]", of_pandas_3, pd.ArrowDtype(pa.large_string()))
+    hashes = [hash_rows(strings.astype(kind).to_frame("v")) for kind in kinds]
     assert all(np.array_equal(hashes[0], other) for other in hashes[1:])
     assert hashes[0][0] == hashes[0][3] != hashes[0][1]
     whole, holed = pd.Series([True, False, True]), pd.Series([True, False, None], dtype=object)
     assert np.array_equal(hash_rows(whole.to_frame("v"))[:2], hash_rows(holed.to_frame("v"))[:2])
+
+
+def test_hash_of_objects_does_not_see_types():
+    for values, kind in (([1, None, 2**60], "Int64"), ([1.0, None, 2.5], "float64"), ([True, None, False], "boolean")):
+        as_objects = hash_rows(pd.DataFrame({"v": pd.Series(values, dtype=object)}))
+        assert np.array_equal(as_objects, hash_rows(pd.DataFrame({"v": pd.Series(values, dtype=kind)})))
+    mixed = pd.DataFrame({"v": pd.Series(["a", 1, [1, 2], None, [1, 2]], dtype=object)})
+    hashes = hash_rows(mixed)
+    assert len(set(hashes)) == 4
+    assert np.array_equal(hash_rows(mixed[::-1]), hashes[::-1])
+
+
+DAYS = [dt.date(2013, 1, 30) + dt.timedelta(days) for days in range(4)]
+
+
+@pytest.mark.parametrize("cut", ["2013-02-01", dt.date(2013, 2, 1), pd.Timestamp("2013-02-01")])
+def test_dates_as_objects(cut):
+    frame = pd.DataFrame({"day": pd.Series([None, *DAYS], dtype=object)})
+    assert [len(piece) for piece in split(frame, by="day", at=[cut])] == [3, 2]
+    with dask.config.set({"dataframe.convert-string": False}):
+        lazy = dd.from_pandas(frame, npartitions=2)
+    assert [len(piece) for piece in split(lazy, by="day", at=[cut])] == [3, 2]
+
+
+@pytest.mark.parametrize("categories", [[1, 2, None, 3], ["a", "b", None, "c"], [*DAYS[:2], None, DAYS[3]]])
+def test_categories_with_a_gap(categories):
+    frame = pd.DataFrame({"y": pd.Categorical(categories)})
+    assert [len(piece) for piece in split(frame, by="y", at=[categories[1]])] == [2, 2]
+    lazy = dd.from_pandas(frame, npartitions=2)
+    lazy["y"] = lazy.y.cat.as_unknown()
+    assert [len(piece) for piece in split(lazy, by="y", at=[categories[1]])] == [2, 2]
+
+
+def test_columns_named_by_numbers():
+    frame = pd.DataFrame(np.arange(30.0).reshape(10, 3))
+    assert [len(piece) for piece in split(frame, by=0, at=[15])] == [5, 5]
+    expected = [list(piece.index) for piece in split(frame, fractions=[0.5, 0.5], key=[0, 2])]
+    lazy = dd.from_pandas(frame, npartitions=2)
+    assert [list(piece.compute().index) for piece in split(lazy, fractions=[0.5, 0.5], key=[0, 2])] == expected
+    named = frame.set_axis(["0", "1", "2"], axis="columns")
+    assert [list(piece.index) for piece in split(named, fractions=[0.5, 0.5], key=["0", "2"])] == expected
+    assert sum(map(len, split(frame, fractions=[0.5, 0.5]))) == sum(map(len, split(lazy, fractions=[0.5, 0.5]))) == 10
+
+
+@pytest.mark.parametrize(("calendar", "cut"), [("noleap", "2000-01-05"), ("360_day", "2000-02-30")])
+def test_arrays_of_another_calendar(calendar, cut):
+    times = xr.date_range("2000-01-01", periods=80, calendar=calendar, use_cftime=True)
+    data = xr.Dataset({"v": ("time", np.arange(80))}, coords={"time": times})
+    expected = int((times < xr.date_range(cut, periods=1, calendar=calendar, use_cftime=True)[0]).sum())
+    assert [piece.sizes["time"] for piece in split(data, by="time", at=cut)] == [expected, 80 - expected]
+    assert [piece.sizes["time"] for piece in split(data, by="time", at=[times[10]])] == [10, 70]
+    with pytest.raises(ArgumentError, match="at='soon' cannot be compared"):
+        split(data, by="time", at="soon")
+    with pytest.raises(ArgumentError, match="at=3 cannot be compared"):
+        split(data, by="time", at=3)
+
+
+def test_arrays_are_split_along_one_dimension():
+    data = xr.Dataset({"v": (("time", "lat"), np.ones((4, 3)))})
+    with pytest.raises(ArgumentError, match=r"key=\['lat', 'time'\] names several dimensions"):
+        split(data, fractions=[0.5, 0.5], key=["lat", "time"])
 
 
 def test_arrays():
@@ -139,6 +226,9 @@ def test_arrays():
         ({"by": "t", "at": ["soon"]}, "at='soon' is no time"),
         ({"by": "id", "at": ["3"]}, "at='3' is no number"),
         ({"by": "s", "at": [3]}, "at=3 is no string"),
+        ({"by": "x", "at": [float("nan")]}, "at=nan is a missing value"),
+        ({"by": "t", "at": [pd.NaT]}, "at=NaT is a missing value"),
+        ({"by": "s", "at": [None]}, "at=None is a missing value"),
         ({"fractions": [0.5, 0.5], "group": "g"}, "group='g' is no column"),
         ({"fractions": [0.5, 0.5], "group": "s", "key": "id"}, "give one"),
     ],

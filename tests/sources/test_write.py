@@ -66,20 +66,17 @@ def test_on_a_cluster_with_a_shuffle(tmp_path, client):
 
 
 class Fails:
-    """Fails on the last partition while a file lies there, and counts its calls."""
+    """Fails on the last partition while a file lies there."""
 
     def __init__(self, directory):
         self.directory = str(directory)
 
     def __call__(self, frame):
-        if len(frame):
-            with open(f"{self.directory}/calls", "a") as calls:
-                calls.write(f"{frame.i.iloc[0]}\n")
-            if os.path.exists(f"{self.directory}/broken") and 75 in set(frame.i):
-                deadline = time.monotonic() + 5
-                while not list(Path(self.directory).glob("out.partial-*/part-*")) and time.monotonic() < deadline:
-                    time.sleep(0.05)
-                raise RuntimeError("broken")
+        if os.path.exists(f"{self.directory}/broken") and 75 in set(frame.i):
+            deadline = time.monotonic() + 5
+            while not list(Path(self.directory).glob("out.partial-*/part-*")) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            raise RuntimeError("broken")
         return frame
 
 
@@ -90,24 +87,129 @@ def test_interrupted_write_goes_on_where_it_stopped(tmp_path):
         write_parquet(data, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "broken").unlink()
-    done = len(list(tmp_path.glob("out.partial-*/part-*")))
-    assert done >= 1
-    before = (tmp_path / "calls").read_text().count("\n")
+    done = {part.name: part.stat().st_mtime_ns for part in tmp_path.glob("out.partial-*/part-*")}
+    assert 1 <= len(done) <= 3
     write_parquet(data, tmp_path / "out")
-    again = (tmp_path / "calls").read_text().count("\n") - before
-    assert 1 <= again <= 4 - done  # fewer where a worker finished a part after the error
+    kept = {part.name: part.stat().st_mtime_ns for part in (tmp_path / "out").iterdir()}
+    assert {name: kept[name] for name in done} == done
     assert len(open_data(tmp_path / "out")) == 100
     assert not list(tmp_path.glob("out.*"))
+
+
+def read_number(path, broken):
+    """Read a file that Dask knows nothing of."""
+    if broken is not None and os.path.exists(broken):
+        raise RuntimeError("broken")
+    return pd.DataFrame({"x": [int(Path(path).read_text())]})
+
+
+def test_what_a_users_function_reads_is_never_mixed_with_what_it_read_before(tmp_path):
+    """Files change between an interrupted write and the next: all parts are of the second time."""
+    (tmp_path / "broken").touch()
+    files = [str(tmp_path / name) for name in "ab"]
+    for file in files:
+        Path(file).write_text("1")
+
+    def data():
+        pieces = list(zip(files, [None, str(tmp_path / "broken")], strict=True))
+        return dd.from_map(read_number, files, [broken for _, broken in pieces], meta=pd.DataFrame({"x": [0]}).iloc[:0])
+
+    with dask.config.set(num_workers=1), pytest.raises(RuntimeError, match="broken"):
+        write_parquet(data(), tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+    (tmp_path / "broken").unlink()
+    for file in files:
+        Path(file).write_text("2")
+    write_parquet(data(), tmp_path / "out")
+    assert open_data(tmp_path / "out").compute()["x"].tolist() == [2, 2]
+
+
+def test_an_interrupted_write_of_csv_goes_on(tmp_path):
+    """Dask knows the state of the files that it reads itself."""
+    for name, start in (("a", 0), ("b", 70)):
+        make_frame(100).iloc[start : start + 10].to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "broken").touch()
+    data = open_data(tmp_path / "*.csv")
+    data = data.map_partitions(Fails(tmp_path), meta=data._meta)
+    with pytest.raises(RuntimeError, match="broken"):
+        write_parquet(data, tmp_path / "out")
+    assert len(list(tmp_path.glob("out.partial-*"))) == 1
 
 
 def test_overwrite(tmp_path):
     path = write_parquet(collection(), tmp_path / "out")
     with pytest.raises(ArgumentError, match=r"exists; give another path, or overwrite=True"):
         write_parquet(collection(), path)
-    data = open_data(path)
-    write_parquet(data[data.i < 7], path, overwrite=True)  # of itself: it stays whole until the new one is there
+    data = collection()
+    write_parquet(data[data.i < 7], path, overwrite=True)
     assert len(open_data(path)) == 7
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_overwrite_through_a_link_keeps_the_link(tmp_path):
+    path = write_parquet(collection(), tmp_path / "out")
+    (tmp_path / "link").symlink_to(path)
+    write_parquet(make_frame(10), tmp_path / "link", overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    assert len(open_data(path)) == 10
+
+
+def from_files(path):
+    return dd.from_map(pd.read_parquet, sorted(map(str, Path(path).rglob("*.parquet"))))
+
+
+def from_tasks(path):
+    return dd.from_delayed([dask.delayed(pd.read_parquet)(file) for file in sorted(Path(path).rglob("*.parquet"))])
+
+
+def with_pyarrow(path):
+    return dd.read_parquet(path, filesystem="arrow")
+
+
+@pytest.mark.parametrize("read", [open_data, dd.read_parquet, with_pyarrow, from_files, from_tasks])
+@pytest.mark.parametrize("target", ["year", "year/2013", "link", "year/../year"])
+def test_what_the_table_is_read_from_is_never_replaced(tmp_path, read, target):
+    path = write_parquet(collection(), tmp_path / "year" / "2013")
+    (tmp_path / "link").symlink_to("year")
+    data = read(path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ArgumentError, match=r"path='.*' holds files that frame is read from; write elsewhere"):
+        write_parquet(data[data.i < 7][["i"]], tmp_path / target, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert len(open_data(path)) == 100
+
+
+def test_data_read_through_a_link_is_not_replaced_either(tmp_path):
+    write_parquet(collection(), tmp_path / "year")
+    (tmp_path / "link").symlink_to("year")
+    with pytest.raises(ArgumentError, match="is read from"):
+        write_parquet(open_data(tmp_path / "link"), tmp_path / "year", overwrite=True)
+
+
+def test_a_value_that_is_the_name_of_the_target_is_no_file(tmp_path, monkeypatch):
+    write_parquet(collection(), tmp_path / "in")
+    write_parquet(collection(), tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    data = open_data(tmp_path / "in")
+    write_parquet(data[data.s == "x"], "x", overwrite=True)
+    assert len(open_data(tmp_path / "x")) == 50
+
+
+@pytest.mark.parametrize("name", [".bashrc", ".env.parquet", "_draft.tex"])
+def test_hidden_files_of_others_are_not_replaced(tmp_path, name):
+    path = Path(write_parquet(collection(), tmp_path / "out"))
+    (path / name).write_text("mine")
+    with pytest.raises(ArgumentError, match="remove it yourself"):
+        write_parquet(make_frame(), path, overwrite=True)
+    assert (path / name).read_text() == "mine"
+
+
+def test_what_other_writers_leave_is_replaced(tmp_path):
+    path = Path(write_parquet(collection(), tmp_path / "out"))
+    for name in ("_SUCCESS", "_metadata", ".part-00000.parquet.crc", "._SUCCESS.crc"):
+        (path / name).touch()
+    write_parquet(make_frame(10), path, overwrite=True)
+    assert len(open_data(path)) == 10
 
 
 def test_a_directory_of_other_files_is_never_replaced(tmp_path):

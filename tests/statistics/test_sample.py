@@ -42,6 +42,27 @@ def test_independent_of_cuts_and_order(num_rows: int, cuts: list[int], size: int
     assert merged.num_rows == num_rows
 
 
+@given(st.integers(1, 3000), st.integers(1, 400), st.integers(1, 20))
+@settings(deadline=None, max_examples=60)
+def test_parts_that_know_the_whole_hold_their_share(num_rows: int, size: int, num_parts: int) -> None:
+    values = pa.array(np.arange(num_rows))
+    parts, merged = [], RowSample(size, total_rows=num_rows)
+    for rows in np.array_split(np.arange(num_rows), num_parts):
+        part = RowSample(size, total_rows=num_rows)
+        part.update(values.take(pa.array(rows)), rows)
+        merged.merge(part)
+        parts.append(len(part.values))
+    assert merged.values.to_pylist() == of(values, size=size).values.to_pylist()
+    assert merged.is_exact == (num_rows <= size)
+    assert sum(parts) < size + 20 * math.sqrt(size) + 60
+
+
+def test_a_sample_that_missed_rows_is_not_exact() -> None:
+    sample = RowSample(100, total_rows=10**6)  # fewer came than were said to
+    sample.update(pa.array(np.arange(50)), np.arange(50))
+    assert not sample.is_exact
+
+
 @given(st.lists(st.none() | st.floats(-1e6, 1e6), max_size=80))
 @settings(deadline=None, max_examples=40)
 def test_quantiles_equal_pandas_while_exact(values: list[float | None]) -> None:
@@ -92,6 +113,14 @@ def test_structs_sample_whole_rows() -> None:
     values = of(table.to_struct_array(), size=50).values
     assert values.field("y").to_pylist() == [2.0 * x for x in values.field("x").to_pylist()]
     assert values.field("x").to_pylist() == of(table["x"], size=50).values.to_pylist()
+
+
+def test_tables_sample_what_is_made_of_their_rows() -> None:
+    table = pa.table({"x": np.arange(1000), "y": np.arange(1000) * 2.0})
+    sample, seen = RowSample(50, total_rows=1000), []
+    sample.update(table, np.arange(1000), convert=lambda rows: seen.append(len(rows)) or rows["x"].combine_chunks())
+    assert sample.values.to_pylist() == of(table["x"], size=50).values.to_pylist()
+    assert sum(seen) < 250  # not all of them are converted
 
 
 def test_text_and_dictionaries_are_sampled() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import ArgumentError, DataError, SourceError
 from dtk.statistics import Moments, RowSample, scan
 
 
@@ -88,6 +88,18 @@ def test_frames_that_no_source_reads_are_computed(frame: pd.DataFrame, path: Pat
     check(scan(dd.from_pandas(frame, npartitions=3), make), frame)
 
 
+def test_shared_work_is_done_once(frame: pd.DataFrame) -> None:
+    calls = []
+
+    def upstream(part: pd.DataFrame) -> pd.DataFrame:
+        calls.append(1)
+        return part
+
+    data = dd.from_pandas(frame, npartitions=12).map_partitions(upstream, meta=frame.iloc[:0])
+    check(scan(data.shuffle("y"), make), frame)
+    assert len(calls) == 12
+
+
 def test_filters_count_their_rows_only(frame: pd.DataFrame, path: Path) -> None:
     data = dd.read_parquet(path)
     check(scan(data[data["x"] % 3 == 0], make), frame[frame["x"] % 3 == 0])
@@ -112,5 +124,7 @@ def test_what_cannot_work_is_refused(frame: pd.DataFrame, path: Path) -> None:
     for data in (frame, dd.read_parquet(path)):
         with pytest.raises(ArgumentError, match="columns='xx' is no column of the data; did you mean 'x'"):
             scan(data, make, columns=["xx"])
+    with pytest.raises(SourceError, match=r"Series is no table that dtk reads"):
+        scan(dd.read_parquet(path)["x"], make)
     with pytest.raises(DataError, match=r"the DataFrame cannot become a table.*column mixed"):
         scan(pd.DataFrame({"mixed": [1, "a"]}, dtype=object), make)

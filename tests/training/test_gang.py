@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 
+import numpy as np
+import psutil
 import pytest
 import torch
+from distributed import Event
 from torch import distributed
 
 from dtk.errors import ArgumentError, ClusterError, MemoryLimitError, RankError
-from dtk.training.gang import launch, plan_gang
+from dtk.runtime import pack, workers_of
+from dtk.training import gang as gang_module
+from dtk.training.gang import launch, plan_gang, run_gang
+from dtk.training.rank import current_rank
 
 pytestmark = pytest.mark.usefixtures("no_rank_left")
 
@@ -23,6 +31,12 @@ def meet(extra):
     total = torch.ones(1) * (distributed.get_rank() + 1)
     distributed.all_reduce(total)
     return distributed.get_rank(), int(os.environ["RANK"]), float(total), extra
+
+
+def set_variable(name, value):
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
 
 
 def test_launch_returns_by_rank_and_joins_the_group(client):
@@ -35,15 +49,20 @@ def test_ranks_default_to_one_a_worker(client):
 
 def test_environment_is_built_afresh(client):
     def look():
-        names = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "LOCAL_RANK", "WORLD_SIZE", "EXTRA")
+        names = ("OMP_NUM_THREADS", "MALLOC_TRIM_THRESHOLD_", "LOCAL_RANK", "WORLD_SIZE", "NCCL_SOCKET_IFNAME", "EXTRA")
         return {name: os.environ.get(name) for name in names}, torch.get_num_threads()
 
-    (environment, threads), _ = launch(look, ranks=2, threads=3, env={"EXTRA": "1"})
+    client.run(set_variable, "NCCL_SOCKET_IFNAME", "ib0")
+    try:
+        (environment, threads), _ = launch(look, ranks=2, threads=3, env={"EXTRA": "1"})
+    finally:
+        client.run(set_variable, "NCCL_SOCKET_IFNAME", None)
     assert environment == {
         "OMP_NUM_THREADS": "3",
         "MALLOC_TRIM_THRESHOLD_": str(2**30),
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "2",
+        "NCCL_SOCKET_IFNAME": "ib0",  # the worker's own, and not what dtk would choose
         "EXTRA": "1",
     }
     assert threads == 3
@@ -74,14 +93,95 @@ def test_a_dead_rank_ends_the_gang(client):
     assert "last words" in str(caught.value)
 
 
-def test_a_hung_rank_ends_the_gang(client):
+def test_a_dead_rank_is_noticed_though_its_fork_lives_on(client):
+    def die():
+        if distributed.get_rank() == 1:
+            if os.fork() == 0:
+                time.sleep(600)
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(600)
+
+    with pytest.raises(RankError, match="rank 1 .* died: signal SIGKILL"):
+        launch(die, ranks=2)
+
+
+def test_the_rank_that_hangs_is_blamed_and_says_where_it_is(client):
+    def oversleep():
+        time.sleep(600)
+
     def hang():
         if distributed.get_rank() == 1:
+            oversleep()
+        distributed.barrier()
+
+    with pytest.raises(RankError, match="rank 1 on worker tcp://.* did not reach the collective within 3 s") as caught:
+        launch(hang, ranks=2, hang_timeout_s=3)
+    assert caught.value.rank == 1
+    guilty, innocent = str(caught.value).split("rank 0, which saw it first, waited here:")
+    assert "in oversleep" in guilty
+    assert "Timed out" in innocent
+
+
+def test_a_silent_worker_keeps_nobody_waiting(small_cluster, monkeypatch):
+    monkeypatch.setattr(gang_module, "GONE_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(gang_module, "ANSWER_TIMEOUT_S", 1.0)
+    victim = workers_of(small_cluster)[1].address
+    pid = small_cluster.run(os.getpid, workers=[victim])[victim]
+
+    def hang():
+        if distributed.get_rank() == 1:
+            os.kill(os.getppid(), signal.SIGSTOP)
             time.sleep(600)
         distributed.barrier()
 
-    with pytest.raises(RankError, match="Timed out"):
-        launch(hang, ranks=2, hang_timeout_s=3)
+    try:
+        with pytest.raises(RankError, match="rank 1 .* did not reach the collective") as caught:
+            launch(hang, ranks=2, hang_timeout_s=3)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert any(victim in note and "it hangs" in note for note in caught.value.__notes__)
+
+
+def test_a_rank_that_never_reports_counts_as_hung_only_where_it_should_report(client):
+    gang = plan_gang(client, 1)
+    with pytest.raises(RankError, match="rank 0 .* hung: no step for 2 s after it started") as caught:
+        run_gang(client, gang, pack((time.sleep, (600,), {})), hang_timeout_s=2, env={}, on_beat=print)
+    assert "most recent call first" in str(caught.value)
+    assert launch(time.sleep, 6, ranks=1, hang_timeout_s=2) == [None]
+
+
+@pytest.mark.parametrize("busy", [0, 1])
+def test_a_busy_worker_is_waited_for_and_named(client, busy):
+    gang = plan_gang(client, 2)
+    address = gang.workers[busy].address
+    payload = pack((meet, (0,), {}))
+    done = Event("done", client=client)
+    occupied = client.submit(lambda: Event("done").wait(), workers=[address], pure=False)
+    try:
+        with pytest.raises(ClusterError, match=f"rank {busy} on worker {address} did not start within 2 s"):
+            run_gang(client, dataclasses.replace(gang, join_timeout_s=2.0), payload, hang_timeout_s=1, env={})
+    finally:
+        done.set()
+        occupied.result()
+        done.clear()
+
+
+def test_memory_that_a_rank_does_not_hold_is_not_counted(client, tmp_path):
+    def share():
+        held = np.ones(80_000_000)  # 610 MiB
+        for _ in range(3):
+            if os.fork() == 0:
+                time.sleep(4)
+                os._exit(0)
+        (tmp_path / "large").touch()
+        os.truncate(tmp_path / "large", 2 * 2**30)
+        mapped = np.memmap(tmp_path / "large", dtype="u1", mode="r")
+        total = float(mapped[::4096].sum())
+        time.sleep(2)
+        return total + held[0]
+
+    assert launch(share, ranks=1) == [1.0]
 
 
 def test_a_rank_over_its_memory_share_is_ended(client):
@@ -113,10 +213,38 @@ def test_a_killed_worker_ends_the_gang(small_cluster, until_ranks_run):
 
     killer = threading.Thread(target=kill_soon)
     killer.start()
-    with pytest.raises((ClusterError, RankError)):
+    with pytest.raises(ClusterError, match=f"worker {victim} was lost, and with it its ranks"):
         launch(wait_for_ever, ranks=2)
     killer.join()
     assert time.monotonic() - killed_at[0] < 10 + 5  # noticed in 10 s; the rest is for a busy machine
+
+
+def test_a_rank_leaves_though_a_fork_of_its_worker_holds_the_pipe(small_cluster, until_ranks_run):
+    victim, pid = sorted(small_cluster.run(os.getpid).items())[0]
+
+    def fork():
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        return child
+
+    def kill_soon():
+        (rank,) = until_ranks_run(1)
+        forked.append(small_cluster.run(fork, workers=[victim])[victim])
+        os.kill(pid, signal.SIGKILL)
+        left.append(psutil.wait_procs([rank], timeout=10)[1])
+
+    forked, left = [], []
+    killer = threading.Thread(target=kill_soon)
+    killer.start()
+    try:
+        with pytest.raises(ClusterError, match="was lost"):
+            launch(time.sleep, 600, ranks=1)
+        killer.join()
+        assert left == [[]]
+    finally:
+        os.kill(forked[0], signal.SIGKILL)
 
 
 def test_a_closed_client_ends_its_ranks(small_cluster, until_ranks_run):
@@ -142,6 +270,9 @@ def test_a_closed_client_ends_its_ranks(small_cluster, until_ranks_run):
     closing[0].close()
     thread.join(timeout=30)
     assert not thread.is_alive()
+    (error,) = failed
+    assert isinstance(error, ClusterError)
+    assert "the client was closed while its ranks ran" in str(error)
 
 
 def test_a_module_that_the_workers_lack_travels_along(client, tmp_path, monkeypatch):
@@ -184,6 +315,90 @@ def test_ranks_that_cannot_be_are_refused(client, ranks, error, text):
         plan_gang(client, ranks)
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"env": {"A": 1}}, r"env=\{'A': 1\} must map names to text"),
+        ({"hang_timeout_s": float("inf")}, "hang_timeout_s=inf must be more than 0 seconds, and finite"),
+        ({"hang_timeout_s": float("nan")}, "hang_timeout_s=nan must be"),
+        ({"hang_timeout_s": 0}, "hang_timeout_s=0 must be"),
+        ({"lock": threading.Lock()}, "lock=<unlocked .* cannot be pickled"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(client, options, text):
+    with pytest.raises(ArgumentError, match=text):
+        launch(print, **options)
+
+
+def test_an_argument_that_cannot_travel_is_named(client):
+    with pytest.raises(ArgumentError, match=r"args\[1\]=<unlocked .* cannot be pickled"):
+        launch(print, 1, threading.Lock())
+
+
+def test_a_torch_without_cuda_trains_on_the_cpu_and_says_so(client):
+    if torch.version.cuda is not None:
+        pytest.skip("this torch is built for CUDA")
+    client.run(set_variable, "CUDA_VISIBLE_DEVICES", "0")
+    try:
+        with pytest.warns(UserWarning, match="sees GPUs, but its torch is built without CUDA: ranks run on its CPU"):
+            gang = plan_gang(client)
+    finally:
+        client.run(set_variable, "CUDA_VISIBLE_DEVICES", "")
+    assert gang.gpus == (None, None)
+
+
+def test_gangs_hear_their_own_ranks_and_leave_one_topic(client):
+    def tell(word):
+        current_rank().report(lambda: {"word": word})
+
+    def run(word):
+        run_gang(client, gang, pack((tell, (word,), {})), hang_timeout_s=60, env={}, on_beat=heard[word].append)
+
+    gang, heard = plan_gang(client, 1), {"a": [], "b": []}
+    threads = [threading.Thread(target=run, args=(word,)) for word in heard]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {word: [message["word"] for message in messages] for word, messages in heard.items()} == {
+        "a": ["a"],
+        "b": ["b"],
+    }
+    topics = client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.get_events()))
+    assert [topic for topic in topics if "gang" in topic] == ["dtk-gangs"]
+
+
+def test_a_result_is_fetched_once(client):
+    def bring():
+        time.sleep(3 * distributed.get_rank())
+        return b"x" * (2**24 if distributed.get_rank() == 0 else 1)
+
+    def sent():
+        return sum(client.run(lambda dask_worker: dask_worker.transfer_outgoing_bytes_total).values())
+
+    before = sent()
+    assert len(launch(bring, ranks=2)[0]) == 2**24
+    assert sent() - before < 2 * 2**24
+
+
+def test_a_start_that_fails_leaves_nothing_open(client):
+    def set_executable(path):
+        sys.executable = path
+
+    def open_files():
+        return len(os.listdir("/proc/self/fd"))
+
+    gang = plan_gang(client, 2)
+    before = client.run(open_files)
+    client.run(set_executable, "/")
+    try:
+        with pytest.raises(ClusterError, match="of the gang is error: .*Permission denied"):
+            run_gang(client, gang, b"", hang_timeout_s=60, env={})
+    finally:
+        client.run(set_executable, sys.executable)
+    assert client.run(open_files) == before
+
+
 def test_no_client_is_said_plainly():
     script = "import dtk\ntry:\n    dtk.launch(print)\nexcept dtk.ClusterError as error:\n    print(error)"
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
@@ -196,7 +411,9 @@ def test_several_ranks_share_a_worker_with_threads():
     with connect(workers=1, threads=2, memory="3 GiB", dashboard="127.0.0.1:0") as client:
         gang = plan_gang(client, 2)
         assert gang.threads == (1, 1)
-        assert [place.local_rank for place in gang.places("g", 1, 1.0, {})] == [0, 1]
+        assert [
+            place.local_rank for place in gang.places("g", 1, hang_timeout_s=1.0, tells_of_start=False, env={})
+        ] == [0, 1]
         assert launch(meet, 0, ranks=2) == [(0, 0, 3.0, 0), (1, 1, 3.0, 0)]
 
 

@@ -23,6 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, help="rounds after the one that warms up (default 5)")
     parser.add_argument("--rows", type=int, default=None, help="size of the data (default: the benchmark's own)")
     given = parser.parse_args(arguments)
+    for option, value in (("rounds", given.rounds), ("rows", given.rows)):
+        if value is not None and value < 1:
+            parser.error(f"--{option} {value} must be at least 1")
     if not given.names:
         for entry in known.values():
             print(f"{entry.name:<14} {entry.summary}")

@@ -7,6 +7,7 @@ in one process, and the median over rounds.
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import platform
 import statistics
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Benchmark", "Ratio", "benchmark", "measure", "registered"]
+__all__ = ["Benchmark", "Ratio", "Samples", "benchmark", "is_installed", "machine", "measure", "rate", "registered"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Ratio:
     ratio : str
         What over what, for example ``"dtk/raw-decode"``.
     rounds : tuple of float
-        The ratio in each round.
+        The ratio in each round; none for a peer that is skipped.
     goal : str
         Such as ``">= 0.65"``; empty for a figure that is only reported.
     note : str
@@ -44,14 +45,14 @@ class Ratio:
     note: str = ""
 
     @property
-    def median(self) -> float:
-        """The median over rounds."""
-        return statistics.median(self.rounds)
+    def median(self) -> float | None:
+        """The median over rounds; None without any."""
+        return statistics.median(self.rounds) if self.rounds else None
 
     @property
     def holds(self) -> bool | None:
-        """Whether the goal is met; None without a goal."""
-        if not self.goal:
+        """Whether the goal is met; None without a goal or a figure."""
+        if not self.goal or self.median is None:
             return None
         sign, _, limit = self.goal.partition(" ")
         return self.median >= float(limit) if sign == ">=" else self.median <= float(limit)
@@ -63,7 +64,7 @@ class Ratio:
                 "benchmark": self.benchmark,
                 "case": self.case,
                 "ratio": self.ratio,
-                "median": round(self.median, 4),
+                "median": None if self.median is None else round(self.median, 4),
                 "rounds": [round(value, 4) for value in self.rounds],
                 "goal": self.goal,
                 "holds": self.holds,
@@ -73,11 +74,13 @@ class Ratio:
 
     def to_line(self) -> str:
         """One line for people."""
+        name = f"{self.benchmark:<14} {self.case:<22} {self.ratio:<26}"
+        note = f"  ({self.note})" if self.note else ""
+        if not self.rounds:
+            return f"{name} {'skipped':>8}{note}"
         verdict = {None: "", True: "  holds", False: "  MISSED"}[self.holds]
         goal = f"  goal {self.goal}" if self.goal else ""
         spread = f"[{min(self.rounds):.3g}, {max(self.rounds):.3g}]"
-        note = f"  ({self.note})" if self.note else ""
-        name = f"{self.benchmark:<14} {self.case:<22} {self.ratio:<26}"
         return f"{name} {self.median:>8.3g} {spread:<16}{goal}{verdict}{note}"
 
 
@@ -120,12 +123,14 @@ def registered() -> dict[str, Benchmark]:
 
 @dataclass
 class Samples:
-    """What the systems gave, a value a round."""
+    """What the systems gave, a value a round; nothing for a peer that is not installed."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def ratio(self, over: str, under: str) -> tuple[float, ...]:
-        """Divide two systems round by round."""
+        """Divide two systems round by round; no rounds where one of them did not run."""
+        if not {over, under} <= self.values.keys():
+            return ()
         return tuple(a / b for a, b in zip(self.values[over], self.values[under], strict=True))
 
 
@@ -140,6 +145,7 @@ def measure(systems: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
         After one more, unmeasured round that warms up memory and caches.
     """
     samples = Samples({name: [] for name in systems})
+    assert rounds >= 1
     for number in range(rounds + 1):
         for name, run in systems.items():
             gc.collect()
@@ -147,6 +153,11 @@ def measure(systems: Mapping[str, Callable[[], float]], rounds: int) -> Samples:
             if number:
                 samples.values[name].append(value)
     return samples
+
+
+def is_installed(package: str) -> bool:
+    """Tell whether a peer can be measured here."""
+    return importlib.util.find_spec(package) is not None
 
 
 def rate(work: Callable[[], int]) -> float:

@@ -284,9 +284,7 @@ class _TorchEstimator(BaseEstimator):
         """Check inputs by scikit-learn's rules if they are in memory; leave alone what is lazy."""
         if _is_lazy(X):
             return _opened(X)
-        if (
-            isinstance(X, pd.DataFrame) and not reset
-        ):  # the table of the fit, target and weight included, may come again
+        if isinstance(X, pd.DataFrame) and not reset:  # the table of the fit, target and weight included, may come again
             X = X.drop(columns=[name for name in self._aside if name in X.columns])
         if isinstance(X, pd.DataFrame) and not all(map(_is_number, X.dtypes)):
             _check_feature_names(self, X, reset=reset)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
+from dtk.loader.packed import Packed
 
 __all__ = ["Encoder", "Field", "LabelledEncoder", "PlainEncoder", "make_encoder"]
-
-_TILE_NBYTES: Final = 1 << 20  # half of a core's cache: a tile is written, then read again to scatter it
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,8 @@ class Field:
 class Encoder(Protocol):
     """Turns rows of a table into arrays; picklable, and called from several threads.
 
-    An encoder may also have a method ``tiles(table)`` that yields the same as ``encode(table)`` in parts, each valid
-    until the next is asked for. A part that is still in the cache when it is copied into the batches costs less.
+    An encoder may also have a method ``pack(table)`` that returns the same as ``encode(table)``, with `Packed` columns
+    for arrays: these are packed on their way into the batches, which spares a copy.
     """
 
     @property
@@ -111,32 +110,23 @@ class PlainEncoder:
         dict of str to numpy.ndarray
             ``{"inputs": float32 [rows, columns]}``.
         """
-        packed = np.empty((table.num_rows, len(self.columns)), np.float32)
-        for number, column in enumerate(self.columns):
-            packed[:, number] = _to_numpy(table.column(column))
-        return {"inputs": packed}
+        return {name: packed.to_numpy() for name, packed in self.pack(table).items()}
 
-    def tiles(self, table: pa.Table) -> Iterator[dict[str, NDArray[Any]]]:
-        """Encode rows in parts that fit into a core's cache.
+    def pack(self, table: pa.Table) -> dict[str, Packed]:
+        """Encode rows, to be packed where they are moved to.
 
         Parameters
         ----------
         table : pyarrow.Table
             The rows, with at least the encoder's columns.
 
-        Yields
-        ------
-        dict of str to numpy.ndarray
-            What `encode` returns for the next rows; the next part overwrites it.
+        Returns
+        -------
+        dict of str to Packed
+            ``{"inputs": float32 [rows, columns]}``.
         """
-        columns = [_to_numpy(table.column(column)) for column in self.columns]
-        tile_rows = max(256, _TILE_NBYTES // self.fields["inputs"].row_nbytes)
-        tile = np.empty((min(tile_rows, table.num_rows), len(columns)), np.float32)
-        for start in range(0, table.num_rows, tile_rows):
-            packed = tile[: table.num_rows - start]
-            for number, values in enumerate(columns):
-                packed[:, number] = values[start : start + tile_rows]
-            yield {"inputs": packed}
+        columns = [table.column(column) for column in self.columns]
+        return {"inputs": Packed(columns, self.fields["inputs"].dtype)}
 
 
 class LabelledEncoder:
@@ -195,31 +185,26 @@ class LabelledEncoder:
         """
         return {**self._inputs.encode(table), **self._encode_labels(table)}
 
-    def tiles(self, table: pa.Table) -> Iterator[dict[str, NDArray[Any]]]:
-        """Encode rows in parts where the inner encoder does so, else all at once.
+    def pack(self, table: pa.Table) -> dict[str, NDArray[Any] | Packed]:
+        """Encode rows, to be packed where they are moved to as far as the inner encoder does so.
 
         Parameters
         ----------
         table : pyarrow.Table
             The rows, with at least the encoder's columns.
 
-        Yields
-        ------
-        dict of str to numpy.ndarray
-            What `encode` returns for the next rows; valid until the next part.
+        Returns
+        -------
+        dict of str to numpy.ndarray or Packed
+            For each field an array ``[rows, *field.shape]`` of its dtype.
 
         Raises
         ------
         DataError
             If a target or a weight is null, NaN or infinite, or a weight negative.
         """
-        labels = self._encode_labels(table)
-        tiles = getattr(self._inputs, "tiles", None)
-        start = 0
-        for tile in [self._inputs.encode(table)] if tiles is None else tiles(table):
-            stop = start + len(next(iter(tile.values())))
-            yield {**tile, **{name: values[start:stop] for name, values in labels.items()}}
-            start = stop
+        pack = getattr(self._inputs, "pack", self._inputs.encode)
+        return {**pack(table), **self._encode_labels(table)}
 
     def _encode_labels(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         encoded: dict[str, NDArray[Any]] = {}

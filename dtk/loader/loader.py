@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
-from dtk.loader.encoder import Encoder, make_encoder
+from dtk.loader.encoder import Encoder, LabelledEncoder, make_encoder
+from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
 from dtk.loader.plan import Plan, make_plan
 from dtk.loader.reader import Reader
@@ -23,6 +24,8 @@ from dtk.loader.ring import Ring, pad
 from dtk.loader.schedule import make_schedule
 from dtk.memory import parse_nbytes
 from dtk.sources import Source, TableSource, as_source, counted
+from dtk.sources.arrays import ArraySource, array_source
+from dtk.sources.zarr_read import Scratch
 
 __all__ = ["Loader"]
 
@@ -127,13 +130,23 @@ class Loader:
         if read_threads is not None and read_threads < 1:
             raise ArgumentError(f"read_threads={read_threads!r} must be at least 1")
         _check_rank(rank, ranks)
-        source = as_source(data)
-        self.encoder = make_encoder(source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation)
         self.preparation, self.target, self.weight = preparation, target, weight
-        columns = list(self.encoder.columns)
-        self._source = (
-            source if isinstance(data, Source) or columns == source.schema.names else as_source(data, columns)
-        )
+        self.encoder: LabelledEncoder | GridEncoder
+        self._source: Source | ArraySource
+        arrays = array_source(data)
+        if arrays is not None:
+            if preparation is not None:
+                raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
+            self._source = arrays
+            self.encoder = GridEncoder(arrays, inputs=inputs, target=target, weight=weight)
+        else:
+            source = as_source(data)
+            self.encoder = make_encoder(
+                source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation
+            )
+            columns = list(self.encoder.columns)
+            is_narrow = isinstance(data, Source) or columns == source.schema.names
+            self._source = source if is_narrow else as_source(data, columns)
         self._arguments = {
             "global_batch_size": int(global_batch_size),
             "shuffle": bool(shuffle),
@@ -146,6 +159,8 @@ class Loader:
         self._plan: Plan | None = None
         self._ring: Ring | None = None
         self._encoded: dict[str, NDArray[Any]] | None = None
+        self._scratches: list[Scratch] = []
+        self._shared: Batch = {}
         self._epoch = self._step = 0
         self._is_ahead = True  # whether the next iteration starts at (epoch, step), and not with the epoch after
         self.wait_s = 0.0
@@ -164,7 +179,8 @@ class Loader:
             The same for all ranks.
         """
         if self._plan is None:
-            self._source = counted(self._source)
+            if not isinstance(self._source, ArraySource):
+                self._source = counted(self._source)
             self._plan = self._make_plan()
         return self._plan
 
@@ -205,10 +221,11 @@ class Loader:
         self._is_ahead = False
         epoch, start = self._epoch, self._step
         batches = self._from_memory if self._is_small(plan) else self._from_disk
+        static = self._static()
         with closing(batches(plan, epoch, rank, ranks, start)) as running:
             for step, batch in enumerate(running, start=start):
                 self._step = step + 1
-                yield batch
+                yield batch | static
         self._epoch, self._step, self._is_ahead = epoch + 1, 0, True
 
     def set_epoch(self, epoch: int) -> None:
@@ -315,11 +332,11 @@ class Loader:
         self._epoch, self._step, self._is_ahead = int(state["epoch"]), int(state["step"]), True
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_ring": None, "_encoded": None}
+        return {**self.__dict__, "_ring": None, "_encoded": None, "_scratches": [], "_shared": {}}
 
     def __copy__(self) -> Self:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _ring=None)
+        other.__dict__.update(self.__dict__, _ring=None, _scratches=[])
         return other
 
     def _make_plan(self, parameters: dict[str, Any] | None = None) -> Plan:
@@ -351,7 +368,8 @@ class Loader:
             start=start,
             num_threads=self._read_threads or _default_threads(),
             decode_nbytes=plan.decode_nbytes,
-            decoded_row_nbytes=plan.decoded_row_nbytes + plan.row_nbytes,
+            chunk_nbytes=plan.chunk_nbytes,
+            scratches=self._scratches,
         )
         counted_nbytes = 0
         paddings = _Paddings(order, epoch, rank, ranks)
@@ -371,6 +389,8 @@ class Loader:
     def _from_memory(self, plan: Plan, epoch: int, rank: int, ranks: int, start: int) -> Generator[Batch, None, None]:
         began = time.perf_counter()
         if self._encoded is None:
+            assert isinstance(self._source, TableSource)
+            assert isinstance(self.encoder, LabelledEncoder)
             parts = [
                 self.encoder.encode(self._source.read(chunk, list(self.encoder.columns)))
                 for chunk in range(plan.num_chunks)
@@ -383,6 +403,13 @@ class Loader:
             if rows.min() < 0:
                 pad(batch, rows < 0)
             yield {name: torch.from_numpy(values) for name, values in batch.items()}
+
+    def _static(self) -> Batch:
+        """Return what all samples share; read at the first iteration."""
+        if isinstance(self._source, ArraySource) and isinstance(self.encoder, GridEncoder) and not self._shared:
+            static = self.encoder.static(self._source)
+            self._shared = {} if static is None else {"static": torch.from_numpy(static)}
+        return self._shared
 
     def _is_small(self, plan: Plan) -> bool:
         index_nbytes = 8

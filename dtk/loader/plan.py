@@ -15,9 +15,12 @@ import pyarrow as pa
 
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
 from dtk.loader.encoder import Encoder, Field
+from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
+from dtk.loader.segments import Integers
 from dtk.memory import format_nbytes
 from dtk.sources import Source
+from dtk.sources.arrays import ArraySource
 
 __all__ = ["Plan", "make_plan"]
 
@@ -40,8 +43,8 @@ class Plan:
         The arrays of a batch.
     epoch_nbytes : int
         Bytes on disk of the columns that are read.
-    decoded_row_nbytes : float
-        Bytes of a row as decoded, before it is encoded.
+    chunk_nbytes : numpy.ndarray
+        An int64 ``[chunks]``: bytes that a chunk takes from when it is read until its rows are in the ring.
     memory_limit_nbytes : int
         Bytes that a rank's loader may hold.
     """
@@ -50,7 +53,7 @@ class Plan:
     order: Order
     fields: Mapping[str, Field]
     epoch_nbytes: int
-    decoded_row_nbytes: float
+    chunk_nbytes: Integers
     memory_limit_nbytes: int
 
     @property
@@ -89,9 +92,7 @@ class Plan:
     @cached_property
     def decode_nbytes(self) -> int:
         """Bytes of decoded chunks that a rank holds at most before their rows are in the ring."""
-        return _decode_nbytes(
-            self.order.chunk_rows, self.decoded_row_nbytes + self.row_nbytes, self.memory_limit_nbytes
-        )
+        return _decode_nbytes(self.chunk_nbytes, self.memory_limit_nbytes)
 
     def samples_in_step(self, step: int) -> int:
         """Count the real samples of a global batch.
@@ -246,7 +247,7 @@ class Plan:
         if need > limit:
             largest = int(order.chunk_rows.max())
             # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes.
-            ring, chunk = need - self.decode_nbytes, _decode_nbytes(order.chunk_rows, self._in_flight_row_nbytes, 0)
+            ring, chunk = need - self.decode_nbytes, _decode_nbytes(self.chunk_nbytes, 0)
             enough = 1.05 * max(ring * 4 / 3, ring + chunk)
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
@@ -305,14 +306,10 @@ class Plan:
         slots = self.order.global_batch_size // self.order.num_shards
         return -(-(self.order.fill_rows - 1) // slots) + 1
 
-    @property
-    def _in_flight_row_nbytes(self) -> float:
-        return self.decoded_row_nbytes + self.row_nbytes
-
 
 def make_plan(
-    source: Source,
-    encoder: Encoder,
+    source: Source | ArraySource,
+    encoder: Encoder | GridEncoder,
     *,
     global_batch_size: int,
     shuffle: bool,
@@ -328,9 +325,9 @@ def make_plan(
 
     Parameters
     ----------
-    source : Source
+    source : Source or ArraySource
         With known rows in its chunks.
-    encoder : Encoder
+    encoder : Encoder or GridEncoder
         What is made of the rows.
     global_batch_size : int
         Samples of a global batch.
@@ -351,10 +348,10 @@ def make_plan(
         Not checked yet.
     """
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
-    decoded = _decoded_row_nbytes(source, encoder.columns)
+    chunk_nbytes = _in_flight_nbytes(source, encoder)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
-        room = memory_limit_nbytes - _decode_nbytes(chunk_rows, decoded + row, memory_limit_nbytes)
+        room = memory_limit_nbytes - _decode_nbytes(chunk_nbytes, memory_limit_nbytes)
         num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
         parameters = {
             "global_batch_size": global_batch_size,
@@ -369,7 +366,7 @@ def make_plan(
         order=Order.from_parameters(chunk_rows, parameters),
         fields=dict(encoder.fields),
         epoch_nbytes=int(np.sum(source.chunk_nbytes)),
-        decoded_row_nbytes=decoded,
+        chunk_nbytes=chunk_nbytes,
         memory_limit_nbytes=memory_limit_nbytes,
     )
 
@@ -407,13 +404,22 @@ def _lead_steps(span: int, rank_shards: int) -> int:
     return span if rank_shards <= 1 else -(-2 * span // rank_shards)
 
 
-def _decode_nbytes(chunk_rows: np.ndarray[Any, np.dtype[np.int64]], row_nbytes: float, limit_nbytes: int) -> int:
+def _decode_nbytes(chunk_nbytes: Integers, limit_nbytes: int) -> int:
     """Return a quarter of the limit, but no more than all chunks take, and no less than the largest one.
 
     It does not depend on this machine's threads.
     """
-    total, largest = (math.ceil(int(rows) * row_nbytes) for rows in (chunk_rows.sum(), chunk_rows.max(initial=0)))
-    return max(min(limit_nbytes // 4, total), largest)
+    return max(min(limit_nbytes // 4, int(chunk_nbytes.sum())), int(chunk_nbytes.max(initial=0)))
+
+
+def _in_flight_nbytes(source: Source | ArraySource, encoder: Encoder | GridEncoder) -> Integers:
+    """Return the bytes of each chunk while it is read and encoded."""
+    rows = np.asarray(source.chunk_rows, np.int64)
+    if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
+        return np.ceil(rows * source.decoded_row_nbytes(encoder.columns)).astype(np.int64)
+    encoded = sum(field.row_nbytes for field in encoder.fields.values())
+    stored = getattr(source, "stored_rows", rows)  # of which a filter may leave few
+    return np.ceil(stored * _decoded_row_nbytes(source, encoder.columns) + rows * encoded).astype(np.int64)
 
 
 def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:

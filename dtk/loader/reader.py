@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
-
-import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from dtk.errors import DataError, NotFoundError
 from dtk.loader.encoder import LabelledEncoder
+from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order
 from dtk.loader.ring import Ring
 from dtk.loader.schedule import Piece, Read, Schedule
 from dtk.loader.segments import Integers
+from dtk.sources.arrays import ArraySource
+from dtk.sources.zarr_read import Scratch
 
 if TYPE_CHECKING:
     from dtk.sources import Source
@@ -27,9 +28,9 @@ class Reader:
 
     Parameters
     ----------
-    source : Source
+    source : Source or ArraySource
         Where the chunks are read.
-    encoder : LabelledEncoder
+    encoder : LabelledEncoder or GridEncoder
         What makes arrays of their rows.
     order : Order
         The order of samples.
@@ -49,8 +50,10 @@ class Reader:
         Threads, at most one a read.
     decode_nbytes : int
         Bytes of decoded chunks that all threads hold at a time; a single chunk may be larger.
-    decoded_row_nbytes : float
-        Bytes of a decoded and encoded row.
+    chunk_nbytes : numpy.ndarray
+        An int64 ``[chunks]``: what each takes of them.
+    scratches : list of Scratch
+        Memory that reads of arrays use, and leave here for the next one.
 
     Notes
     -----
@@ -62,8 +65,8 @@ class Reader:
     def __init__(
         self,
         *,
-        source: Source,
-        encoder: LabelledEncoder,
+        source: Source | ArraySource,
+        encoder: LabelledEncoder | GridEncoder,
         order: Order,
         schedule: Schedule,
         ring: Ring,
@@ -73,18 +76,20 @@ class Reader:
         start: int,
         num_threads: int,
         decode_nbytes: int,
-        decoded_row_nbytes: float,
+        chunk_nbytes: Integers,
+        scratches: list[Scratch],
     ) -> None:
         self._source, self._encoder, self._ring = source, encoder, ring
         self._schedule = schedule
         self._columns = list(encoder.columns)
         self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
-        self._chunk_rows, self._row_nbytes, self._room_nbytes = order.chunk_rows, decoded_row_nbytes, decode_nbytes
+        self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
         self._changed = threading.Condition()
         self._step = start
         self._next = 0
         self._running: dict[int, int] = {}  # number of a read -> its first step
-        self._held_nbytes = 0.0
+        self._held_nbytes = 0
+        self._scratches = scratches
         self._error: BaseException | None = None
         self._stopped = False
         self.read_nbytes = 0
@@ -163,38 +168,36 @@ class Reader:
                 self._changed.wait()
         return None
 
-    def _nbytes_of(self, chunk: int) -> float:
-        return float(self._chunk_rows[chunk]) * self._row_nbytes
+    def _nbytes_of(self, chunk: int) -> int:
+        return int(self._chunk_nbytes[chunk])
 
     def _execute(self, read: Read) -> bool:
         """Carry out a read; return False if no row of it is this rank's, and nothing was read."""
-        pieces = [(piece, *self._places.of(piece)) for piece in read.pieces]
-        has_rows = any(len(places) for _, places, _ in pieces)
+        pieces = [(piece, self._places.of(piece)) for piece in read.pieces]
+        has_rows = any((places >= 0).any() for _, places in pieces)
         if has_rows:
-            table = self._source.read(read.chunk, self._columns)
-            if table.num_rows != self._chunk_rows[read.chunk]:
-                raise DataError(
-                    f"{table.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
-                )
-            self._scatter(table, pieces)
+            with self._block(read.chunk) as block:
+                if block.num_rows != self._chunk_rows[read.chunk]:
+                    raise DataError(
+                        f"{block.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
+                    )
+                for piece, places in pieces:
+                    self._ring.scatter(self._encoder.pack(block.slice(piece.first_row, piece.num_rows)), places)
         for piece in read.pieces:
             self._places.release(piece.fill)
         return has_rows
 
-    def _scatter(self, table: pa.Table, pieces: list[tuple[Piece, Integers, NDArray[np.bool_] | None]]) -> None:
-        for piece, places, mine in pieces:
-            if not len(places):
-                continue
-            seen = done = 0
-            for tile in self._encoder.tiles(table.slice(piece.first_row, piece.num_rows)):
-                num_rows = count = len(tile["weight"])
-                if mine is not None:
-                    is_mine = mine[seen : seen + num_rows]
-                    tile = {name: array[is_mine] for name, array in tile.items()}
-                    count = len(tile["weight"])
-                self._ring.scatter(tile, places[done : done + count])
-                seen, done = seen + num_rows, done + count
-            assert seen == piece.num_rows
+    @contextmanager
+    def _block(self, chunk: int) -> Iterator[Any]:
+        """Read a chunk: a table, or arrays in memory that the next read overwrites."""
+        if not isinstance(self._source, ArraySource):
+            yield self._source.read(chunk, self._columns)
+            return
+        scratch = self._scratches.pop() if self._scratches else Scratch()  # a list's methods are atomic
+        try:
+            yield self._source.read(chunk, self._columns, scratch)
+        finally:
+            self._scratches.append(scratch)
 
 
 class _Places:
@@ -209,16 +212,12 @@ class _Places:
         self._open: dict[int, Integers] = {}
         self._lock = threading.Lock()
 
-    def of(self, piece: Piece) -> tuple[Integers, NDArray[np.bool_] | None]:
-        """Return the places of a piece's rows of this rank, and which rows these are; None for all."""
+    def of(self, piece: Piece) -> Integers:
+        """Return the places of a piece's rows, -1 for those that are not this rank's or come before the first step."""
         with self._lock:  # one fill's permutation at a time, so that its memory is known
             if piece.fill not in self._open:
                 self._open[piece.fill] = self._make(piece.fill)
-            places = self._open[piece.fill][piece.offset : piece.offset + piece.num_rows]
-        mine = places >= 0
-        if mine.all():
-            return places, None
-        return places[mine], mine
+            return self._open[piece.fill][piece.offset : piece.offset + piece.num_rows]
 
     def release(self, fill: int) -> None:
         """Forget a fill when its last piece is in the ring."""

@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from dtk.loader.encoder import Field
+from dtk.loader.packed import Joined, Packed
+from dtk.loader.scatter import scatter
 from dtk.loader.segments import Integers
 
 __all__ = ["Ring", "pad"]
@@ -32,8 +34,6 @@ class Ring:
         self.num_steps, self.width = num_steps, width
         num_rows = num_steps * width
         self._arrays = {name: np.zeros((num_rows, *field.shape), field.dtype) for name, field in fields.items()}
-        # A row moves as one item, whatever its shape and type: one copy a row instead of one a value.
-        self._items = {name: _as_items(array) for name, array in self._arrays.items()}
         self._tensors = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
 
     @property
@@ -41,24 +41,19 @@ class Ring:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self._arrays.values())
 
-    def scatter(self, rows: Mapping[str, NDArray[Any]], places: Integers) -> None:
+    def scatter(self, rows: Mapping[str, NDArray[Any] | Packed | Joined], places: Integers) -> None:
         """Copy rows to their places.
 
         Parameters
         ----------
-        rows : mapping of str to numpy.ndarray
+        rows : mapping of str to numpy.ndarray, Packed or Joined
             For each field ``[rows, *shape]``.
         places : numpy.ndarray
-            An int64 ``[rows]``: step modulo `num_steps`, times `width`, plus the row in the batch.
+            An int64 ``[rows]``: step modulo `num_steps`, times `width`, plus the row in the batch; -1 for rows that
+            are left out.
         """
-        for name, items in self._items.items():
-            if items is None:
-                continue
-            values = np.ascontiguousarray(rows[name], dtype=self._arrays[name].dtype)
-            if values.ndim == 1:  # the faster way differs between numbers and items of many bytes
-                items[places] = values
-            else:
-                np.put(items, places, _as_items(values), mode="clip")  # "clip" spares a check; all places are valid
+        for name, array in self._arrays.items():
+            scatter(rows[name], places, array)
 
     def batch(self, step: int, padding: NDArray[np.bool_] | None = None) -> dict[str, torch.Tensor]:
         """Return the batch of a step, without a copy.
@@ -94,13 +89,3 @@ def pad(arrays: Mapping[str, NDArray[Any]], padding: NDArray[np.bool_]) -> None:
     real = np.flatnonzero(~padding)
     for name, array in arrays.items():
         array[padding] = array[real[0]] if len(real) and name != "weight" else 0
-
-
-def _as_items(array: NDArray[Any]) -> Any:
-    """View ``[rows, *shape]`` as ``[rows]`` items of bytes; None where a row has no bytes."""
-    row_nbytes = array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64))
-    if row_nbytes == 0:
-        return None
-    if array.ndim == 1:
-        return array
-    return array.reshape(len(array), -1).view(np.dtype((np.void, row_nbytes))).reshape(len(array))

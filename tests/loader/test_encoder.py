@@ -38,17 +38,6 @@ def test_slices_and_chunked_columns_are_packed_alike():
     assert encoder.encode(TABLE.slice(0, 0))["inputs"].shape == (0, 2)
 
 
-@pytest.mark.parametrize("num_rows", [0, 1, 1000])
-def test_tiles_hold_the_same_as_one_call(num_rows):
-    table = pa.table({f"x{number}": np.random.default_rng(number).random(num_rows) for number in range(1100)})
-    encoder = make_encoder(table.schema, target="x7")
-    tiles = [{name: values.copy() for name, values in tile.items()} for tile in encoder.tiles(table)]
-    assert len(tiles) == -(-num_rows // 256)
-    whole = encoder.encode(table)
-    for name in whole if num_rows else ():
-        np.testing.assert_array_equal(np.concatenate([tile[name] for tile in tiles]), whole[name])
-
-
 @pytest.mark.parametrize(("target", "dtype"), [("y", np.int64), ("z", np.float32)])
 def test_the_target_is_of_its_own_kind(target, dtype):
     encoder = make_encoder(TABLE.schema, inputs=["a"], target=target, weight="z")
@@ -87,7 +76,7 @@ def test_a_preparation_comes_before_the_columns_themselves():
     encoder = make_encoder(TABLE.schema, target="s", preparation=Lengths())
     assert encoder.columns == ("s",)
     assert encoder.encode(TABLE)["target"].tolist() == [1, 1, 1]
-    assert [tile["weight"].tolist() for tile in encoder.tiles(TABLE)] == [[1, 1, 1]]
+    assert encoder.pack(TABLE)["weight"].tolist() == [1, 1, 1]
     assert make_encoder(TABLE.schema, weight="z", preparation=Lengths()).columns == ("s", "z")
     with pytest.raises(ArgumentError, match=r"inputs=\['a'\] lacks \['s'\], which preparation= reads"):
         make_encoder(TABLE.schema, inputs=["a"], preparation=Lengths())

@@ -1,0 +1,217 @@
+/* Moves rows from columns to the ring of future batches, without the interpreter and without the cache's detour.
+ *
+ * Optional: what it does, dtk/loader/scatter.py does with NumPy, to the same bytes.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__SSE2__) || defined(_M_X64)
+#include <emmintrin.h>
+#define HAS_STREAM 1
+#endif
+
+#define TILE_ROWS 64
+#define TILE_NBYTES 65536 /* on the stack of the thread; wider rows are packed fewer at a time */
+
+/* One column: address of its values, address of its validity bits or 0, its first row in both, its kind. */
+typedef struct {
+    uint64_t values, validity, first, kind;
+} Column;
+
+enum { F32, F64, I8, U8, I16, U16, I32, U32, I64, U64, BIT, NUM_KINDS };
+
+#define PACK(OUT, IN)                                                                                                  \
+    {                                                                                                                  \
+        const IN *from = (const IN *)(uintptr_t)column->values + at;                                                   \
+        for (Py_ssize_t i = 0; i < rows; i++) to[i * width] = (OUT)from[i];                                            \
+        break;                                                                                                         \
+    }
+
+#define DEFINE_PACK(NAME, OUT)                                                                                         \
+    static void NAME(const Column *column, Py_ssize_t start, Py_ssize_t rows, OUT *to, Py_ssize_t width) {             \
+        const uint64_t at = column->first + (uint64_t)start;                                                           \
+        switch (column->kind) {                                                                                        \
+        case F32: PACK(OUT, float)                                                                                     \
+        case F64: PACK(OUT, double)                                                                                    \
+        case I8: PACK(OUT, int8_t)                                                                                     \
+        case U8: PACK(OUT, uint8_t)                                                                                    \
+        case I16: PACK(OUT, int16_t)                                                                                   \
+        case U16: PACK(OUT, uint16_t)                                                                                  \
+        case I32: PACK(OUT, int32_t)                                                                                   \
+        case U32: PACK(OUT, uint32_t)                                                                                  \
+        case I64: PACK(OUT, int64_t)                                                                                   \
+        case U64: PACK(OUT, uint64_t)                                                                                  \
+        case BIT: {                                                                                                    \
+            const uint8_t *from = (const uint8_t *)(uintptr_t)column->values;                                          \
+            for (Py_ssize_t i = 0; i < rows; i++) {                                                                    \
+                const uint64_t row = at + (uint64_t)i;                                                                 \
+                to[i * width] = (OUT)(from[row >> 3] >> (row & 7) & 1);                                                \
+            }                                                                                                          \
+            break;                                                                                                     \
+        }                                                                                                              \
+        }                                                                                                              \
+    }
+
+DEFINE_PACK(pack_f32, float)
+DEFINE_PACK(pack_i64, int64_t)
+
+/* Missing values become NaN. */
+static void mask_f32(const Column *column, Py_ssize_t start, Py_ssize_t rows, float *to, Py_ssize_t width) {
+    const uint8_t *valid = (const uint8_t *)(uintptr_t)column->validity;
+    const uint64_t at = column->first + (uint64_t)start;
+    for (Py_ssize_t i = 0; i < rows; i++) {
+        const uint64_t row = at + (uint64_t)i;
+        if (!(valid[row >> 3] >> (row & 7) & 1)) to[i * width] = NAN;
+    }
+}
+
+/* A row goes past the cache: it is read again a long time later. */
+static void put_row(char *to, const char *from, Py_ssize_t nbytes, int streams) {
+#ifdef HAS_STREAM
+    if (streams) {
+        for (Py_ssize_t done = 0; done < nbytes; done += 16)
+            _mm_stream_si128((__m128i *)(to + done), _mm_loadu_si128((const __m128i *)(from + done)));
+        return;
+    }
+#endif
+    (void)streams;
+    memcpy(to, from, (size_t)nbytes);
+}
+
+static int may_stream(const char *to, Py_ssize_t row_nbytes) {
+    return row_nbytes % 16 == 0 && row_nbytes >= 64 && (uintptr_t)to % 16 == 0;
+}
+
+static void end_stream(void) {
+#ifdef HAS_STREAM
+    _mm_sfence();
+#endif
+}
+
+static int get_arrays(PyObject *places, PyObject *ring, Py_buffer *place_view, Py_buffer *ring_view) {
+    if (PyObject_GetBuffer(places, place_view, PyBUF_SIMPLE) < 0) return -1;
+    if (PyObject_GetBuffer(ring, ring_view, PyBUF_SIMPLE | PyBUF_WRITABLE) < 0) {
+        PyBuffer_Release(place_view);
+        return -1;
+    }
+    return 0;
+}
+
+/* Are all places inside the ring? Negative ones mean: leave the row out. */
+static int are_inside(const int64_t *places, Py_ssize_t rows, Py_ssize_t limit) {
+    for (Py_ssize_t i = 0; i < rows; i++)
+        if (places[i] >= limit) return 0;
+    return 1;
+}
+
+/* pack(columns, num_rows, places, ring, row_nbytes, is_float): columns beside each other, as float32 or int64. */
+static PyObject *pack(PyObject *module, PyObject *args) {
+    PyObject *columns_object, *places_object, *ring_object;
+    Py_ssize_t rows, row_nbytes;
+    int is_float;
+    if (!PyArg_ParseTuple(args, "OnOOnp", &columns_object, &rows, &places_object, &ring_object, &row_nbytes, &is_float))
+        return NULL;
+    Py_buffer column_view, place_view, ring_view;
+    if (PyObject_GetBuffer(columns_object, &column_view, PyBUF_SIMPLE) < 0) return NULL;
+    if (get_arrays(places_object, ring_object, &place_view, &ring_view) < 0) {
+        PyBuffer_Release(&column_view);
+        return NULL;
+    }
+    const Column *columns = column_view.buf;
+    const Py_ssize_t width = column_view.len / (Py_ssize_t)sizeof(Column);
+    const int64_t *places = place_view.buf;
+    char *ring = ring_view.buf;
+    const char *fault = NULL;
+    if (width < 1 || row_nbytes != width * (is_float ? 4 : 8) || row_nbytes > TILE_NBYTES) fault = "width";
+    for (Py_ssize_t j = 0; j < width && fault == NULL; j++)
+        if (columns[j].kind >= NUM_KINDS || (columns[j].validity != 0 && !is_float)) fault = "kind";
+    if (fault == NULL && place_view.len != rows * (Py_ssize_t)sizeof(int64_t)) fault = "places";
+    if (fault == NULL) {
+        Py_BEGIN_ALLOW_THREADS;
+        if (!are_inside(places, rows, ring_view.len / row_nbytes)) {
+            fault = "places";
+        } else {
+            char tile[TILE_NBYTES];
+            const int streams = may_stream(ring, row_nbytes);
+            Py_ssize_t most = TILE_NBYTES / row_nbytes;
+            if (most > TILE_ROWS) most = TILE_ROWS;
+            for (Py_ssize_t start = 0; start < rows; start += most) {
+                const Py_ssize_t count = rows - start < most ? rows - start : most;
+                for (Py_ssize_t j = 0; j < width; j++) {
+                    if (is_float) {
+                        pack_f32(columns + j, start, count, (float *)tile + j, width);
+                        if (columns[j].validity) mask_f32(columns + j, start, count, (float *)tile + j, width);
+                    } else {
+                        pack_i64(columns + j, start, count, (int64_t *)tile + j, width);
+                    }
+                }
+                for (Py_ssize_t i = 0; i < count; i++)
+                    if (places[start + i] >= 0)
+                        put_row(ring + places[start + i] * row_nbytes, tile + i * row_nbytes, row_nbytes, streams);
+            }
+            end_stream();
+        }
+        Py_END_ALLOW_THREADS;
+    }
+    PyBuffer_Release(&column_view);
+    PyBuffer_Release(&place_view);
+    PyBuffer_Release(&ring_view);
+    if (fault != NULL) return PyErr_Format(PyExc_ValueError, "bad %s", fault);
+    Py_RETURN_NONE;
+}
+
+/* move(rows, places, ring, row_nbytes, offset, nbytes): parts of rows, as they lie, to an offset of the ring's rows. */
+static PyObject *move(PyObject *module, PyObject *args) {
+    PyObject *rows_object, *places_object, *ring_object;
+    Py_ssize_t row_nbytes, offset, nbytes;
+    if (!PyArg_ParseTuple(args, "OOOnnn", &rows_object, &places_object, &ring_object, &row_nbytes, &offset, &nbytes))
+        return NULL;
+    Py_buffer row_view, place_view, ring_view;
+    if (PyObject_GetBuffer(rows_object, &row_view, PyBUF_SIMPLE) < 0) return NULL;
+    if (get_arrays(places_object, ring_object, &place_view, &ring_view) < 0) {
+        PyBuffer_Release(&row_view);
+        return NULL;
+    }
+    const int64_t *places = place_view.buf;
+    const char *from = row_view.buf;
+    const Py_ssize_t rows = place_view.len / (Py_ssize_t)sizeof(int64_t);
+    const char *fault = NULL;
+    if (nbytes < 1 || nbytes * rows != row_view.len || offset < 0 || offset + nbytes > row_nbytes) fault = "rows";
+    if (fault == NULL) {
+        char *ring = (char *)ring_view.buf + offset;
+        Py_BEGIN_ALLOW_THREADS;
+        if (!are_inside(places, rows, ring_view.len / row_nbytes)) {
+            fault = "places";
+        } else if (row_nbytes == 4 && nbytes == 4) {
+            for (Py_ssize_t i = 0; i < rows; i++)
+                if (places[i] >= 0) ((uint32_t *)ring)[places[i]] = ((const uint32_t *)from)[i];
+        } else if (row_nbytes == 8 && nbytes == 8) {
+            for (Py_ssize_t i = 0; i < rows; i++)
+                if (places[i] >= 0) ((uint64_t *)ring)[places[i]] = ((const uint64_t *)from)[i];
+        } else {
+            const int streams = may_stream(ring, nbytes) && row_nbytes % 16 == 0;
+            for (Py_ssize_t i = 0; i < rows; i++)
+                if (places[i] >= 0) put_row(ring + places[i] * row_nbytes, from + i * nbytes, nbytes, streams);
+            end_stream();
+        }
+        Py_END_ALLOW_THREADS;
+    }
+    PyBuffer_Release(&row_view);
+    PyBuffer_Release(&place_view);
+    PyBuffer_Release(&ring_view);
+    if (fault != NULL) return PyErr_Format(PyExc_ValueError, "bad %s", fault);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"pack", pack, METH_VARARGS, "Pack columns into rows, and scatter these."},
+    {"move", move, METH_VARARGS, "Scatter rows."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernel", NULL, 0, methods, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernel(void) { return PyModuleDef_Init(&definition); }

@@ -1,0 +1,141 @@
+"""What lies beside each other in every row of a batch, and is put together when it is moved there and not before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+__all__ = ["Joined", "Packed"]
+
+TILE_NBYTES: Final = 1 << 20  # half of a core's cache: a tile is written, then read again to scatter it
+
+# What the kernel calls the types that it reads.
+KINDS: Final = {
+    name: number
+    for number, name in enumerate(
+        ("float", "double", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
+    )
+}
+_NUMPY_KINDS: Final = {np.dtype(name): KINDS[kind] for name, kind in (
+    ("f4", "float"), ("f8", "double"), ("i1", "int8"), ("u1", "uint8"), ("i2", "int16"), ("u2", "uint16"),
+    ("i4", "int32"), ("u4", "uint32"), ("i8", "int64"), ("u8", "uint64"), ("?", "uint8"),
+)}  # fmt: skip
+
+
+class Joined:
+    """Arrays ``[rows, *shape]`` whose samples follow each other in the rows of one array.
+
+    Parameters
+    ----------
+    parts : sequence of numpy.ndarray
+        All with the same number of rows.
+    """
+
+    def __init__(self, parts: Sequence[NDArray[Any]]) -> None:
+        self.parts = list(parts)
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+
+class Packed:
+    """Columns ``[rows]`` as one array ``[rows, columns]`` that is made where it is wanted.
+
+    Parameters
+    ----------
+    columns : sequence of pyarrow.Array, pyarrow.ChunkedArray or numpy.ndarray
+        Numbers or booleans, all of the same length. Nulls become NaN, and need a `dtype` that has one.
+    dtype : numpy.dtype
+        Of the array: float32 or int64.
+    """
+
+    def __init__(self, columns: Sequence[Any], dtype: np.dtype[Any]) -> None:
+        self.columns = [
+            _as_plain(column) if isinstance(column, np.ndarray) else _as_array(column) for column in columns
+        ]
+        self.dtype = dtype
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return len(self), len(self.columns)
+
+    def descriptors(self) -> NDArray[np.uint64]:
+        """Describe the columns to the kernel.
+
+        Returns
+        -------
+        numpy.ndarray
+            A uint64 ``[columns, 4]``: addresses of the values and of the validity bits, or 0, the first row in both,
+            and the kind. Valid as long as this object.
+        """
+        described = np.zeros((len(self.columns), 4), np.uint64)
+        for row, column in zip(described, self.columns, strict=True):
+            if isinstance(column, np.ndarray):
+                row[0], row[3] = column.__array_interface__["data"][0], _NUMPY_KINDS[column.dtype]
+                continue
+            validity, values = column.buffers()
+            row[0] = values.address if values is not None else 0
+            row[1] = validity.address if validity is not None and column.null_count else 0
+            row[2], row[3] = column.offset, KINDS[str(column.type)]
+        return described
+
+    def tiles(self) -> Iterator[NDArray[Any]]:
+        """Pack a part of the rows after the other.
+
+        Yields
+        ------
+        numpy.ndarray
+            The next rows ``[rows, columns]``, few enough for a core's cache; the next part overwrites it.
+        """
+        columns = [column if isinstance(column, np.ndarray) else _to_numpy(column) for column in self.columns]
+        most = max(256, TILE_NBYTES // (self.dtype.itemsize * len(columns)))
+        tile = np.empty((min(most, len(self)), len(columns)), self.dtype)
+        for start in range(0, len(self), most):
+            packed = tile[: len(self) - start]
+            for number, values in enumerate(columns):
+                packed[:, number] = values[start : start + most]
+            yield packed
+
+    def to_numpy(self) -> NDArray[Any]:
+        """Pack all rows.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``[rows, columns]``.
+        """
+        whole = np.empty(self.shape, self.dtype)
+        start = 0
+        for tile in self.tiles():
+            whole[start : start + len(tile)] = tile
+            start += len(tile)
+        return whole
+
+
+def _as_plain(column: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(column, dtype=column.dtype if column.dtype in _NUMPY_KINDS else np.float64)
+
+
+def _as_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """Return one array of a type that the kernel reads."""
+    if str(column.type) not in KINDS:
+        column = column.cast(pa.float64())
+    if isinstance(column, pa.ChunkedArray):
+        return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    return column
+
+
+def _to_numpy(array: pa.Array) -> NDArray[Any]:
+    """Convert without a copy where Arrow can; nulls become NaN."""
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.uint8())
+    numpy: NDArray[Any] = array.to_numpy(zero_copy_only=False)
+    return numpy

@@ -1,0 +1,311 @@
+"""Reading parts of Zarr arrays into memory that the caller owns.
+
+Chunks of the common codecs are decoded straight to where they belong, past zarr's pipeline, which takes fresh memory
+for each; all others go through it.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from dtk.errors import DataError
+
+__all__ = ["Region", "Scratch", "read_region", "stored_chunk_nbytes"]
+
+Region = tuple[slice, ...]
+Decode = Callable[[Any, Any], Any]
+
+_KEPT_INDICES: Final = 1024
+_ABSENT: Final = 2**64 - 1  # what a shard's index says of a chunk that is not there
+_SAMPLED_CHUNKS: Final = 16
+
+
+class Scratch:
+    """Memory that is used again for each read: first touching fresh pages costs more than decoding into them."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, NDArray[np.uint8]] = {}
+
+    def array(self, name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Return an array of this name; the next one of the name overwrites it.
+
+        Parameters
+        ----------
+        name : str
+            What it is for.
+        shape : sequence of int
+            Its shape.
+        dtype : numpy.dtype
+            Its type.
+
+        Returns
+        -------
+        numpy.ndarray
+            With any content.
+        """
+        nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < nbytes:
+            buffer = self._buffers[name] = np.empty(nbytes, np.uint8)
+        return buffer[:nbytes].view(dtype).reshape(tuple(shape))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How an array whose codecs are known lies in its store."""
+
+    dtype: np.dtype[Any]
+    fill_value: Any
+    outer: tuple[int, ...]  # the shape of what is one object in the store
+    inner: tuple[int, ...]  # the shape of what is decoded at once; the same without shards
+    decode: Decode
+    index: slice | None = None  # where a shard has its index; None without shards
+
+
+def read_region(array: zarr.Array[Any], region: Region, out: NDArray[Any], scratch: Scratch) -> None:
+    """Read a part of an array.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Of numbers.
+    region : tuple of slice
+        For each dimension, start and stop.
+    out : numpy.ndarray
+        Where to, of the region's shape and the array's dtype.
+    scratch : Scratch
+        The thread's own.
+
+    Raises
+    ------
+    DataError
+        If a chunk is damaged; it is named.
+    """
+    layout = _layout(array)
+    if layout is None:
+        out[...] = array[region]
+        return
+    for cell in _cells(region, layout.outer):
+        key = array.metadata.encode_chunk_key(cell)
+        path = f"{array.store_path.path}/{key}" if array.store_path.path else key
+        try:
+            encoded = _get(array.store_path.store, path, scratch)
+            _place(layout, cell, encoded, region, out, scratch)
+        except (RuntimeError, ValueError, struct.error, OSError) as error:
+            raise DataError(f"{array.store_path.store}/{path} cannot be decoded: {error}; write it again") from error
+
+
+def _cells(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """List the cells of a grid that a region touches."""
+    return product(
+        *(range(part.start // size, -(-part.stop // size)) for part, size in zip(region, chunk, strict=True))
+    )
+
+
+def _place(
+    layout: _Layout,
+    cell: tuple[int, ...],
+    encoded: memoryview | None,
+    region: Region,
+    out: NDArray[Any],
+    scratch: Scratch,
+) -> None:
+    """Decode what is one object in the store, as far as the region wants it."""
+    origin = tuple(number * size for number, size in zip(cell, layout.outer, strict=True))
+    if encoded is None or layout.index is None:
+        _decode(layout, _box(origin, layout.outer), encoded, region, out, scratch)
+        return
+    grid = [-(-outer // inner) for outer, inner in zip(layout.outer, layout.inner, strict=True)]
+    offsets = np.frombuffer(encoded[layout.index], "<u8").reshape(*grid, 2)  # of each chunk: first byte, bytes
+    wanted = tuple(
+        slice(max(part.start - start, 0), min(part.stop - start, size))
+        for part, start, size in zip(region, origin, layout.outer, strict=True)
+    )
+    for inner in _cells(wanted, layout.inner):
+        begin, nbytes = offsets[inner].tolist()
+        chunk = None if begin == _ABSENT else encoded[begin : begin + nbytes]
+        start = [first + number * size for first, number, size in zip(origin, inner, layout.inner, strict=True)]
+        _decode(layout, _box(start, layout.inner), chunk, region, out, scratch)
+
+
+def _box(origin: Sequence[int], shape: tuple[int, ...]) -> Region:
+    return tuple(slice(start, start + size) for start, size in zip(origin, shape, strict=True))
+
+
+def _decode(
+    layout: _Layout,
+    cell: Region,
+    encoded: memoryview | None,
+    region: Region,
+    out: NDArray[Any],
+    scratch: Scratch,
+) -> None:
+    """Decode the chunk of a cell of the array to its part of `out`."""
+    to, source = [], []
+    shape = tuple(part.stop - part.start for part in cell)
+    for part, start, size in zip(region, (one.start for one in cell), shape, strict=True):
+        first, last = max(part.start, start), min(part.stop, start + size)
+        to.append(slice(first - part.start, last - part.start))
+        source.append(slice(first - start, last - start))
+    target = out[tuple(to)]
+    if encoded is None:
+        target[...] = layout.fill_value
+        return
+    if target.shape == shape and target.flags.c_contiguous:
+        layout.decode(encoded, target)
+        return
+    whole = scratch.array("chunk", shape, layout.dtype)
+    layout.decode(encoded, whole)
+    target[...] = whole[tuple(source)]
+
+
+def _get(store: Any, path: str, scratch: Scratch) -> memoryview | None:
+    """Read an object of a store; None where it is not there."""
+    root = getattr(store, "root", None)
+    if type(store).__name__ == "LocalStore" and root is not None:
+        try:
+            descriptor = os.open(os.path.join(root, path), os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            nbytes = os.fstat(descriptor).st_size
+            buffer = memoryview(scratch.array("encoded", (nbytes,), np.dtype(np.uint8)))  # type: ignore[arg-type]
+            done = 0
+            while done < nbytes:
+                count = os.readv(descriptor, [buffer[done:]])
+                if count == 0:
+                    raise OSError(f"{nbytes - done} bytes are missing at the end")
+                done += count
+            return buffer
+        finally:
+            os.close(descriptor)
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.sync import sync
+
+    found = sync(store.get(path, prototype=default_buffer_prototype()))
+    return None if found is None else memoryview(found.as_numpy_array()).cast("B")
+
+
+_layouts: OrderedDict[tuple[Any, ...], _Layout | None] = OrderedDict()
+_lock = Lock()
+
+
+def _layout(array: zarr.Array[Any]) -> _Layout | None:
+    """Return how an array lies in its store; None where zarr's own pipeline has to read it."""
+    key = (str(array.store_path), id(array.metadata))
+    with _lock:
+        if key in _layouts:
+            return _layouts[key]
+    layout = _layout_v2(array) if array.metadata.zarr_format == 2 else _layout_v3(array)
+    with _lock:
+        _layouts[key] = layout
+        if len(_layouts) > _KEPT_INDICES:
+            _layouts.popitem(last=False)
+    return layout
+
+
+def _layout_v2(array: zarr.Array[Any]) -> _Layout | None:
+    metadata: Any = array.metadata
+    decode = _copy if metadata.compressor is None else _DECODERS.get(metadata.compressor.codec_id)
+    if decode is None or metadata.filters or not _is_plain(array.dtype) or (metadata.order != "C" and array.ndim > 1):
+        return None
+    fill = 0 if metadata.fill_value is None else metadata.fill_value
+    return _Layout(array.dtype, fill, tuple(array.chunks), tuple(array.chunks), decode)
+
+
+def _layout_v3(array: zarr.Array[Any]) -> _Layout | None:
+    metadata: Any = array.metadata
+    codecs = list(metadata.codecs)
+    outer = inner = tuple(array.shards or array.chunks)
+    index = None
+    if array.shards is not None:
+        sharding = codecs[0]
+        names = [type(codec).__name__ for codec in getattr(sharding, "index_codecs", ())]
+        if names not in (["BytesCodec"], ["BytesCodec", "Crc32cCodec"]) or not _is_little(sharding.index_codecs[0]):
+            return None
+        inner, codecs = tuple(sharding.chunk_shape), list(sharding.codecs)
+        nbytes = 16 * int(np.prod([-(-whole // part) for whole, part in zip(outer, inner, strict=True)]))
+        checksum_nbytes = 4 * (len(names) - 1)
+        is_first = sharding.index_location.value == "start"
+        index = slice(0, nbytes) if is_first else slice(-nbytes - checksum_nbytes, -checksum_nbytes or None)
+    names = [type(codec).__name__ for codec in codecs]
+    decode = _copy if len(names) == 1 else _DECODERS.get(names[1].removesuffix("Codec").lower())
+    if names[0] != "BytesCodec" or len(names) > 2 or decode is None or not _is_plain(array.dtype):
+        return None
+    if not _is_little(codecs[0]):
+        return None
+    return _Layout(array.dtype, metadata.fill_value, outer, inner, decode, index)
+
+
+def _is_little(codec: Any) -> bool:
+    return getattr(getattr(codec, "endian", None), "value", "little") == "little"
+
+
+def _is_plain(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "fiub" and dtype.isnative
+
+
+def _copy(encoded: memoryview, out: NDArray[Any]) -> None:
+    flat = out.reshape(-1).view(np.uint8)
+    flat[:] = np.frombuffer(encoded, np.uint8)
+
+
+def _blosc(encoded: memoryview, out: NDArray[Any]) -> None:
+    from numcodecs.blosc import decompress
+
+    decompress(encoded, out)
+
+
+def _zstd(encoded: memoryview, out: NDArray[Any]) -> None:
+    from numcodecs.zstd import decompress
+
+    decompress(encoded, out)
+
+
+def _lz4(encoded: memoryview, out: NDArray[Any]) -> None:
+    from numcodecs.lz4 import decompress
+
+    decompress(encoded, out)
+
+
+_DECODERS: Final[dict[str, Decode]] = {"blosc": _blosc, "zstd": _zstd, "lz4": _lz4}
+
+
+def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
+    """Estimate the bytes of a chunk, or of a shard, in the store, from a few of them.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        The array.
+
+    Returns
+    -------
+    float
+        The mean of at most 16, those that are not there left out; 0 if none is there.
+    """
+    from zarr.core.sync import sync
+
+    grid = [-(-size // chunk) for size, chunk in zip(array.shape, array.shards or array.chunks, strict=True)]
+    total = int(np.prod(grid, dtype=np.int64))
+    sizes = []
+    for number in np.unique(np.linspace(0, total - 1, min(total, _SAMPLED_CHUNKS)).astype(np.int64)).tolist():
+        cell = tuple(int(index) for index in np.unravel_index(number, grid)) if grid else ()
+        key = array.metadata.encode_chunk_key(cell)
+        path = f"{array.store_path.path}/{key}" if array.store_path.path else key
+        try:
+            sizes.append(sync(array.store_path.store.getsize(path)))
+        except FileNotFoundError:
+            continue
+    return float(np.mean(sizes)) if sizes else 0.0

@@ -1,0 +1,103 @@
+"""Parts of Zarr arrays: the same as zarr's own reading, whatever the format, the codecs and the chunks."""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numcodecs import LZ4, Blosc, Zlib, Zstd
+
+from dtk.errors import DataError
+from dtk.sources import zarr_read
+from dtk.sources.zarr_read import Scratch, read_region, stored_chunk_nbytes
+
+V2 = [None, Blosc("lz4"), Blosc("zstd", shuffle=Blosc.BITSHUFFLE), Zstd(), LZ4(), Zlib()]
+V3 = [
+    None, zarr.codecs.BloscCodec(cname="lz4"), zarr.codecs.BloscCodec(cname="zstd"), zarr.codecs.ZstdCodec(),
+    zarr.codecs.GzipCodec(),
+]  # fmt: skip
+FAST = ("NoneType", "Blosc", "BloscCodec", "Zstd", "ZstdCodec", "LZ4")
+
+
+@st.composite
+def arrays(draw):
+    """An array in a new directory, some of its chunks never written, and whether dtk knows its codecs."""
+    ndim = draw(st.integers(1, 3))
+    chunks = tuple(draw(st.lists(st.integers(1, 5), min_size=ndim, max_size=ndim)))
+    shape = tuple(draw(st.lists(st.integers(1, 17), min_size=ndim, max_size=ndim)))
+    dtype = draw(st.sampled_from(["f4", "f8", "i2", "u1", "i8", "?"]))
+    version = draw(st.sampled_from([2, 3]))
+    compressor = draw(st.sampled_from(V2 if version == 2 else V3))
+    shards = None
+    if version == 3 and draw(st.booleans()):
+        shards = tuple(chunk * factor for chunk, factor in zip(chunks, (2, 3, 1), strict=False))
+    array = zarr.create_array(
+        tempfile.mkdtemp(), shape=shape, chunks=chunks, shards=shards, dtype=dtype, zarr_format=version,
+        compressors=compressor, fill_value=1, config={"write_empty_chunks": False},
+    )  # fmt: skip
+    values = np.random.default_rng(0).integers(0, 100, shape).astype(dtype)
+    values[: draw(st.integers(0, shape[0]))] = 1  # chunks of nothing but this are not written
+    array[...] = values
+    return array, values, type(compressor).__name__ in FAST
+
+
+@settings(deadline=None, max_examples=120)
+@given(arrays(), st.data())
+def test_every_region_equals_zarr(made, data):
+    array, values, is_fast = made
+    assert (zarr_read._layout(array) is not None) == is_fast
+    scratch = Scratch()
+    for _ in range(3):
+        region = []
+        for size in array.shape:
+            start = data.draw(st.integers(0, size))
+            region.append(slice(start, data.draw(st.integers(start, size))))
+        out = np.full([part.stop - part.start for part in region], 77, array.dtype)
+        read_region(array, tuple(region), out, scratch)
+        np.testing.assert_array_equal(out, values[tuple(region)])
+
+
+def test_an_index_at_the_start_of_a_shard(tmp_path):
+    codec = zarr.codecs.ShardingCodec(
+        chunk_shape=(2, 3),
+        codecs=[zarr.codecs.BytesCodec(), zarr.codecs.ZstdCodec()],
+        index_location="start",
+    )
+    array = zarr.create(shape=(8, 6), chunks=(4, 6), dtype="f4", codecs=[codec], store=str(tmp_path / "a"))
+    array[...] = np.arange(48).reshape(8, 6)
+    out = np.zeros((8, 6), "f4")
+    read_region(array, (slice(0, 8), slice(0, 6)), out, Scratch())
+    np.testing.assert_array_equal(out, np.arange(48).reshape(8, 6))
+    assert zarr_read._layout(array) is not None
+
+
+def test_a_store_in_memory_is_read_too():
+    array = zarr.create_array(zarr.storage.MemoryStore(), shape=(10,), chunks=(4,), dtype="f4")
+    array[...] = np.arange(10)
+    out = np.zeros(5, "f4")
+    read_region(array, (slice(3, 8),), out, Scratch())
+    assert out.tolist() == [3, 4, 5, 6, 7]
+    assert stored_chunk_nbytes(array) > 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "empty"])
+@pytest.mark.parametrize("shards", [None, (8, 4)])
+def test_a_damaged_chunk_is_named(tmp_path, damage, shards):
+    array = zarr.create_array(str(tmp_path / "a"), shape=(16, 4), chunks=(4, 4), shards=shards, dtype="f4")
+    array[...] = np.random.default_rng(0).random((16, 4))
+    file = tmp_path / "a" / "c" / "1" / "0"
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[: len(content) // 2], "garbage": b"\7" * len(content), "empty": b""}[damage])
+    with pytest.raises(DataError, match=r"c/1/0 cannot be decoded"):
+        read_region(array, (slice(0, 16), slice(0, 4)), np.zeros((16, 4), "f4"), Scratch())
+
+
+def test_scratch_is_used_again():
+    scratch = Scratch()
+    first = scratch.array("a", (10, 3), np.dtype("f4"))
+    assert np.shares_memory(first, scratch.array("a", (3,), np.dtype("i8")))
+    assert not np.shares_memory(first, scratch.array("b", (3,), np.dtype("i8")))

@@ -52,9 +52,9 @@ def rank_processes() -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if any("dtk.training.rank" in part for part in process.cmdline()):
-                if process.environ().get("DTK_TEST_RUN") == os.environ["DTK_TEST_RUN"]:
-                    found.append(process)
+            is_rank = any("dtk.training.rank" in part for part in process.cmdline())
+            if is_rank and process.environ().get("DTK_TEST_RUN") == os.environ["DTK_TEST_RUN"]:
+                found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
             continue
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from benchmarks.__main__ import main
 from benchmarks.harness import Ratio, is_installed, measure, rate, registered
 

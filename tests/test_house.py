@@ -117,8 +117,8 @@ def test_docstrings_describe_only_parameters_that_exist() -> None:
 def test_the_version_is_said_once() -> None:
     config = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert "version" in config["project"]["dynamic"]
-    stated_in = ROOT / config["tool"]["hatch"]["version"]["path"]
-    assert f'__version__ = "{Version(dtk.__version__)}"' in stated_in.read_text().splitlines()
+    assert config["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "dtk.__version__"}
+    assert f'__version__ = "{Version(dtk.__version__)}"' in (ROOT / "dtk" / "__init__.py").read_text().splitlines()
 
 
 def test_conda_environment_names_the_same_packages_and_ranges() -> None:

@@ -7,14 +7,15 @@
 #include <Python.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #if defined(__SSE2__) || defined(_M_X64)
 #include <emmintrin.h>
-#define HAS_STREAM 1
+#define HAS_SSE 1
 #endif
 
-#define TILE_ROWS 64
-#define TILE_NBYTES 65536 /* on the stack of the thread; wider rows are packed fewer at a time */
+#define STREAMED_NBYTES 2048
+#define TILE_NBYTES 196608 /* of a core's second cache; the longer the runs of a column, the better it is read ahead */
 
 /* One column: address of its values, address of its validity bits or 0, its first row in both, its kind. */
 typedef struct {
@@ -68,25 +69,71 @@ static void mask_f32(const Column *column, Py_ssize_t start, Py_ssize_t rows, fl
     }
 }
 
-/* A row goes past the cache: it is read again a long time later. */
-static void put_row(char *to, const char *from, Py_ssize_t nbytes, int streams) {
-#ifdef HAS_STREAM
-    if (streams) {
-        for (Py_ssize_t done = 0; done < nbytes; done += 16)
-            _mm_stream_si128((__m128i *)(to + done), _mm_loadu_si128((const __m128i *)(from + done)));
+#ifdef HAS_SSE
+/* Four columns of float32 at once: blocks of four by four are transposed in registers. Returns how many rows it did. */
+static Py_ssize_t pack_four(const Column *column, Py_ssize_t start, Py_ssize_t rows, float *to, Py_ssize_t width) {
+    const float *from[4];
+    for (int j = 0; j < 4; j++)
+        from[j] = (const float *)(uintptr_t)column[j].values + column[j].first + (uint64_t)start;
+    Py_ssize_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        __m128 a = _mm_loadu_ps(from[0] + i), b = _mm_loadu_ps(from[1] + i);
+        __m128 c = _mm_loadu_ps(from[2] + i), d = _mm_loadu_ps(from[3] + i);
+        _MM_TRANSPOSE4_PS(a, b, c, d);
+        _mm_storeu_ps(to + i * width, a);
+        _mm_storeu_ps(to + (i + 1) * width, b);
+        _mm_storeu_ps(to + (i + 2) * width, c);
+        _mm_storeu_ps(to + (i + 3) * width, d);
+    }
+    return i;
+}
+
+static int are_plain_f32(const Column *column) {
+    for (int j = 0; j < 4; j++)
+        if (column[j].kind != F32 || column[j].validity != 0) return 0;
+    return 1;
+}
+#endif
+
+/* Pack a tile of float32. */
+static void pack_tile_f32(const Column *columns, Py_ssize_t width, Py_ssize_t start, Py_ssize_t rows, float *tile) {
+    Py_ssize_t j = 0;
+    while (j < width) {
+        Py_ssize_t done = 0, together = 1;
+#ifdef HAS_SSE
+        if (j + 4 <= width && are_plain_f32(columns + j)) {
+            together = 4;
+            done = pack_four(columns + j, start, rows, tile + j, width);
+        }
+#endif
+        for (Py_ssize_t stop = j + together; j < stop; j++) {
+            pack_f32(columns + j, start + done, rows - done, tile + done * width + j, width);
+            if (columns[j].validity) mask_f32(columns + j, start, rows, tile + j, width);
+        }
+    }
+}
+
+/* A big row goes past the cache: it is read again a long time later. */
+static void put_row(char *to, const char *from, Py_ssize_t nbytes) {
+#ifdef HAS_SSE
+    if (nbytes >= STREAMED_NBYTES) {
+        const Py_ssize_t head = (Py_ssize_t)(-(uintptr_t)to & 63);
+        memcpy(to, from, (size_t)head);
+        Py_ssize_t done = head;
+        for (; done + 64 <= nbytes; done += 64) {
+            const __m128i *source = (const __m128i *)(from + done);
+            __m128i *target = (__m128i *)(to + done);
+            for (int part = 0; part < 4; part++) _mm_stream_si128(target + part, _mm_loadu_si128(source + part));
+        }
+        memcpy(to + done, from + done, (size_t)(nbytes - done));
         return;
     }
 #endif
-    (void)streams;
     memcpy(to, from, (size_t)nbytes);
 }
 
-static int may_stream(const char *to, Py_ssize_t row_nbytes) {
-    return row_nbytes % 16 == 0 && row_nbytes >= 64 && (uintptr_t)to % 16 == 0;
-}
-
-static void end_stream(void) {
-#ifdef HAS_STREAM
+static void end_puts(void) {
+#ifdef HAS_SSE
     _mm_sfence();
 #endif
 }
@@ -129,36 +176,33 @@ static PyObject *pack(PyObject *module, PyObject *args) {
     for (Py_ssize_t j = 0; j < width && fault == NULL; j++)
         if (columns[j].kind >= NUM_KINDS || (columns[j].validity != 0 && !is_float)) fault = "kind";
     if (fault == NULL && place_view.len != rows * (Py_ssize_t)sizeof(int64_t)) fault = "places";
-    if (fault == NULL) {
+    char *tile = fault == NULL ? malloc(TILE_NBYTES) : NULL;
+    if (fault == NULL && tile != NULL) {
         Py_BEGIN_ALLOW_THREADS;
         if (!are_inside(places, rows, ring_view.len / row_nbytes)) {
             fault = "places";
         } else {
-            char tile[TILE_NBYTES];
-            const int streams = may_stream(ring, row_nbytes);
-            Py_ssize_t most = TILE_NBYTES / row_nbytes;
-            if (most > TILE_ROWS) most = TILE_ROWS;
+            const Py_ssize_t most = TILE_NBYTES / row_nbytes;
             for (Py_ssize_t start = 0; start < rows; start += most) {
                 const Py_ssize_t count = rows - start < most ? rows - start : most;
-                for (Py_ssize_t j = 0; j < width; j++) {
-                    if (is_float) {
-                        pack_f32(columns + j, start, count, (float *)tile + j, width);
-                        if (columns[j].validity) mask_f32(columns + j, start, count, (float *)tile + j, width);
-                    } else {
+                if (is_float)
+                    pack_tile_f32(columns, width, start, count, (float *)tile);
+                else
+                    for (Py_ssize_t j = 0; j < width; j++)
                         pack_i64(columns + j, start, count, (int64_t *)tile + j, width);
-                    }
-                }
                 for (Py_ssize_t i = 0; i < count; i++)
                     if (places[start + i] >= 0)
-                        put_row(ring + places[start + i] * row_nbytes, tile + i * row_nbytes, row_nbytes, streams);
+                        memcpy(ring + places[start + i] * row_nbytes, tile + i * row_nbytes, (size_t)row_nbytes);
             }
-            end_stream();
         }
         Py_END_ALLOW_THREADS;
     }
+    const int is_short = fault == NULL && tile == NULL;
+    free(tile);
     PyBuffer_Release(&column_view);
     PyBuffer_Release(&place_view);
     PyBuffer_Release(&ring_view);
+    if (is_short) return PyErr_NoMemory();
     if (fault != NULL) return PyErr_Format(PyExc_ValueError, "bad %s", fault);
     Py_RETURN_NONE;
 }
@@ -192,10 +236,9 @@ static PyObject *move(PyObject *module, PyObject *args) {
             for (Py_ssize_t i = 0; i < rows; i++)
                 if (places[i] >= 0) ((uint64_t *)ring)[places[i]] = ((const uint64_t *)from)[i];
         } else {
-            const int streams = may_stream(ring, nbytes) && row_nbytes % 16 == 0;
             for (Py_ssize_t i = 0; i < rows; i++)
-                if (places[i] >= 0) put_row(ring + places[i] * row_nbytes, from + i * nbytes, nbytes, streams);
-            end_stream();
+                if (places[i] >= 0) put_row(ring + places[i] * row_nbytes, from + i * nbytes, nbytes);
+            end_puts();
         }
         Py_END_ALLOW_THREADS;
     }

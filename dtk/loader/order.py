@@ -301,7 +301,7 @@ class Order:
         return batches
 
     def _random(self, *where: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *where])))
+        return np.random.default_rng([self.seed, *where])
 
     def _blocks(self) -> Segments:
         """Cut the chunks into blocks, in the order on disk; empty chunks give none."""

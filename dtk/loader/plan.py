@@ -19,7 +19,7 @@ from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
 from dtk.loader.segments import Integers
 from dtk.memory import format_nbytes
-from dtk.sources import Source
+from dtk.sources import ExpressionSource, Source
 from dtk.sources.arrays import ArraySource
 
 __all__ = ["Plan", "make_plan"]
@@ -245,13 +245,14 @@ class Plan:
             )
         need = self.memory_nbytes(ranks)
         if need > limit:
-            largest = int(order.chunk_rows.max())
+            largest = int(self.chunk_nbytes.max())
             # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes.
             ring, chunk = need - self.decode_nbytes, _decode_nbytes(self.chunk_nbytes, 0)
             enough = 1.05 * max(ring * 4 / 3, ring + chunk)
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
-                f"its largest chunk ({largest:,} rows) and batches of {order.batch_width(ranks):,} rows; pass "
+                f"its largest chunk ({format_nbytes(largest)} while it is read) and batches of "
+                f"{order.batch_width(ranks):,} rows; pass "
                 f"memory={format_nbytes(enough)!r} or more, lower global_batch_size, or write smaller row groups"
             )
 
@@ -414,12 +415,16 @@ def _decode_nbytes(chunk_nbytes: Integers, limit_nbytes: int) -> int:
 
 def _in_flight_nbytes(source: Source | ArraySource, encoder: Encoder | GridEncoder) -> Integers:
     """Return the bytes of each chunk while it is read and encoded."""
-    rows = np.asarray(source.chunk_rows, np.int64)
+    nbytes = np.asarray(source.chunk_rows).astype(np.float64)
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
-        return np.ceil(rows * source.decoded_row_nbytes(encoder.columns)).astype(np.int64)
-    encoded = sum(field.row_nbytes for field in encoder.fields.values())
-    stored = getattr(source, "stored_rows", rows)  # of which a filter may leave few
-    return np.ceil(stored * _decoded_row_nbytes(source, encoder.columns) + rows * encoded).astype(np.int64)
+        nbytes *= source.decoded_row_nbytes(encoder.columns)
+    else:
+        encoded = sum(field.row_nbytes for field in encoder.fields.values())
+        nbytes *= _decoded_row_nbytes(source, encoder.columns) + encoded
+    if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
+        nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)
+    whole: Integers = np.ceil(nbytes).astype(np.int64)
+    return whole
 
 
 def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:

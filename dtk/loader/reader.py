@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow as pa
+
 from dtk.errors import DataError, NotFoundError
 from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
@@ -93,9 +96,11 @@ class Reader:
         self._error: BaseException | None = None
         self._stopped = False
         self.read_nbytes = 0
+        # No more threads than may hold a chunk at a time: what one has freed is kept for it by the allocators.
+        at_once = max(1, decode_nbytes // max(1, int(chunk_nbytes.max(initial=1))))
         self._threads = [
             threading.Thread(target=self._work, name=f"dtk-read-{number}", daemon=True)
-            for number in range(min(num_threads, len(schedule)))
+            for number in range(min(num_threads, at_once, len(schedule)))
         ]
         for thread in self._threads:
             thread.start()
@@ -136,6 +141,12 @@ class Reader:
         return any(first_step <= step for first_step in self._running.values())
 
     def _work(self) -> None:
+        try:
+            self._read_all()
+        finally:  # Arrow keeps what a thread has freed for this thread, which is about to end
+            pa.default_memory_pool().release_unused()
+
+    def _read_all(self) -> None:
         while (number := self._take()) is not None:
             read = self._schedule[number]
             try:
@@ -230,20 +241,17 @@ class _Places:
         fills, shard = self._fills, int(self._fills.shard[fill])
         slot, end = self._order.shard_slots[shard : shard + 2].tolist()
         first, last = self._slots
-        place = self._order.permutation(self._epoch, shard, int(fills.number[fill]), int(fills.num_rows[fill]))
-        place += int(fills.position[fill])
-        step = place // (end - slot)
-        place -= step * (end - slot)
-        place += slot - first  # now the row in this rank's batch, where it is one
-        is_others = None
-        if slot < first or end > last or int(fills.position[fill]) < self._start * (end - slot):
-            is_others = (place < 0) | (place >= last - first) | (step < self._start)
-        step %= self._ring.num_steps
-        step *= self._ring.width
-        place += step
-        if is_others is not None:
-            place[is_others] = -1
-        return place
+        num_rows, position = int(fills.num_rows[fill]), int(fills.position[fill])
+        # The positions of a fill follow each other: their places are a table of steps and columns, looked up at random.
+        steps = np.arange(position // (end - slot), (position + num_rows - 1) // (end - slot) + 1)
+        columns = np.arange(slot, end) - first  # rows of this rank's batch, where they are its own
+        table = (steps % self._ring.num_steps * self._ring.width)[:, None] + columns
+        if slot < first or end > last:
+            table[:, (columns < 0) | (columns >= last - first)] = -1
+        table[steps < self._start] = -1
+        place: Integers = table.ravel()[position % (end - slot) :][:num_rows]
+        shuffled: Integers = place[self._order.permutation(self._epoch, shard, int(fills.number[fill]), num_rows)]
+        return shuffled
 
 
 def _named(error: BaseException, where: str) -> BaseException:

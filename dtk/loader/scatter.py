@@ -17,7 +17,7 @@ except ImportError:  # it is optional
 
 __all__ = ["scatter"]
 
-_MOST_ROW_NBYTES: Final = 1 << 16  # the kernel's tile
+_MOST_ROW_NBYTES: Final = 196_608  # the kernel's tile
 
 
 def scatter(rows: NDArray[Any] | Packed | Joined, places: Integers, array: NDArray[Any]) -> None:

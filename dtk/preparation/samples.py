@@ -15,7 +15,7 @@ from dtk.preparation.target import ClassTarget, Target
 from dtk.preparation.values import as_numbers, check_column
 
 if TYPE_CHECKING:
-    from dtk.loader import Field
+    from dtk.loader import Field, Packed
 
 __all__ = ["SampleEncoder"]
 
@@ -101,7 +101,30 @@ class SampleEncoder:
         DataError
             If a column is missing or of another type, a target or weight is missing, or a weight is negative.
         """
-        encoded = self.preparation.encode(table)
+        return {**self.preparation.encode(table), **self._encode_labels(table)}
+
+    def pack(self, table: pa.Table) -> dict[str, NDArray[Any] | Packed]:
+        """Turn rows into arrays, of which the inputs are packed on their way into the batches.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            With at least `columns`, in any order.
+
+        Returns
+        -------
+        dict
+            As `encode`.
+
+        Raises
+        ------
+        DataError
+            If a column is missing or of another type, a target or weight is missing, or a weight is negative.
+        """
+        return {**self.preparation.pack(table), **self._encode_labels(table)}
+
+    def _encode_labels(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+        encoded: dict[str, NDArray[Any]] = {}
         if self.target is not None:
             self.target.check(table.schema)
             encoded["target"] = self.target.encode(table[self.target.name])

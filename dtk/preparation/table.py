@@ -33,7 +33,7 @@ from dtk.statistics import infer_kind, scan
 if TYPE_CHECKING:
     from torch import nn
 
-    from dtk.loader import Field
+    from dtk.loader import Field, Packed
 
 __all__ = ["TablePreparation"]
 
@@ -331,15 +331,36 @@ class TablePreparation:
         DataError
             If a column is missing, or of another type than at fit.
         """
+        return {name: _pack(columns) for name, columns in self._encoded(table).items()}
+
+    def pack(self, table: pa.Table) -> dict[str, Packed]:
+        """Turn rows into arrays that are packed on their way into the batches.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            With the columns of the fit, in any order.
+
+        Returns
+        -------
+        dict
+            As `encode`.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, or of another type than at fit.
+        """
+        from dtk.loader import Packed
+
+        return {name: Packed(columns, columns[0].dtype) for name, columns in self._encoded(table).items()}
+
+    def _encoded(self, table: pa.Table) -> dict[str, list[NDArray[Any]]]:
+        """Encode each column; those of "inputs" and of "codes" are of one dtype each."""
         self.check(table.schema)
-        encoded: dict[str, NDArray[Any]] = {}
         inputs = [array for column in self._inputs for array in column.encode(table[column.name])]
-        if inputs:
-            encoded["inputs"] = _pack(inputs)
         codes = [column.codes(table[column.name]) for column in self._categories]
-        if codes:
-            encoded["codes"] = _pack(codes)
-        return encoded
+        return {name: columns for name, columns in (("inputs", inputs), ("codes", codes)) if columns}
 
     def as_module(self) -> nn.Module:
         """Return the part of preparation that runs on the device of the batch.

@@ -80,6 +80,17 @@ class ExpressionSource:
         ends = np.concatenate([[0], np.cumsum(self.base.chunk_nbytes)])
         return np.diff(ends[self.first_group])
 
+    @property
+    def stored_rows(self) -> npt.NDArray[np.int64]:
+        """Rows that are read for each chunk, those among them that are then left out, int64 [chunks]."""
+        ends = np.concatenate([[0], np.cumsum(self.base.chunk_rows)])
+        return np.diff(ends[self.first_group])
+
+    @property
+    def stored_columns(self) -> list[str]:
+        """Columns of `base` that are read for each chunk."""
+        return list(dict.fromkeys([*self.program.columns, *self.reader.index, *self.reader.filter_columns]))
+
     def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the chunk's row groups and evaluate the expression over them.
 

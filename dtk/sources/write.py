@@ -19,9 +19,10 @@ import pyarrow.parquet as pq
 from dask._expr import Expr
 from dask._task_spec import DataNode, Task
 from dask.base import is_dask_collection, tokenize
+from dask.dataframe.dask_expr._expr import _DelayedExpr
 from dask.dataframe.dask_expr.io.io import FromMap, FromPandas
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
-from dask.delayed import delayed
+from dask.delayed import DelayedLeaf, delayed
 from dask.utils import parse_bytes
 
 from dtk.errors import ArgumentError, DataError
@@ -90,9 +91,7 @@ def write_parquet(
     token = tokenize(identity, str(schema), row_group_rows, None if is_resumable else uuid.uuid4().hex)[:16]
     partial_path = f"{target}.partial-{token}"
     os.makedirs(partial_path, exist_ok=True)
-    write: Any = partial(
-        _write_part, directory=partial_path, schema=schema, row_group_rows=row_group_rows
-    )
+    write: Any = partial(_write_part, directory=partial_path, schema=schema, row_group_rows=row_group_rows)
     parts = [
         delayed((number, part))
         for number, part in enumerate(table.to_delayed(optimize_graph=False))
@@ -194,13 +193,17 @@ def _as_frame(frame: Any) -> dd.DataFrame:
 def _carries_state(expr: Expr) -> bool:
     """Tell whether the identity of a table changes when what it reads does: not so for functions of the user's own."""
     leaves = [node for node in expr.walk() if not node.dependencies()]
-    return all(isinstance(leaf, (ReadParquet, FromPandas)) or _is_dasks_reader(leaf) for leaf in leaves)
+    return all(isinstance(leaf, (ReadParquet, FromPandas)) or _is_constant(leaf) or _is_csv(leaf) for leaf in leaves)
 
 
-def _is_dasks_reader(leaf: Expr) -> bool:
+def _is_constant(leaf: Expr) -> bool:
+    return isinstance(leaf, _DelayedExpr) and isinstance(leaf.operands[0], DelayedLeaf)
+
+
+def _is_csv(leaf: Expr) -> bool:
     function = leaf.operands[0] if isinstance(leaf, FromMap) else None
     function = function.func if isinstance(function, partial) else function
-    return str(getattr(function, "__module__", "")).startswith("dask.")  # of CSV, with the state of each file
+    return getattr(function, "__module__", "") == "dask.dataframe.io.csv"  # Dask puts each file's state beside it
 
 
 def _identity(expr: Any, known: dict[str, str]) -> str:

@@ -188,9 +188,11 @@ class _Best:
                 self._keep(module.state_dict())
 
     def _keep(self, state: dict[str, Tensor]) -> None:
-        """Copy a state over the one before, so that there are never two, and memory stays in one piece."""
-        if {name: value.shape for name, value in state.items()} != {name: v.shape for name, v in self.state.items()}:
+        """Copy a state over the one before, so that there are never two."""
+        shapes, kept = ({name: value.shape for name, value in some.items()} for some in (state, self.state))
+        if shapes != kept:
             self.state = copy.deepcopy(state)
+            return
         for name, value in state.items():
             self.state[name].copy_(value)
 

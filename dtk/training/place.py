@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 __all__ = ["RankPlace", "rank_environment"]
 
 KEEP_MEMORY_NBYTES = 2**30  # freed memory a rank keeps: a fresh page costs more than the step that needs it
+MAPPED_NBYTES = 32 * 2**20  # bigger arrays are given back at once: freed ones would not fit the next
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def rank_environment(place: RankPlace) -> dict[str, str]:
     threads = str(place.threads)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     return {
+        "ARROW_DEFAULT_MEMORY_POOL": "system",  # its own ones keep as much again of what was freed
         **_interface(place.host),
         **inherited,
         "PYTHONPATH": os.pathsep.join(entry or os.getcwd() for entry in sys.path),
@@ -85,7 +87,7 @@ def rank_environment(place: RankPlace) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": threads,
         "DTK_READ_THREADS": threads,
         "MALLOC_TRIM_THRESHOLD_": str(KEEP_MEMORY_NBYTES),
-        "MALLOC_MMAP_THRESHOLD_": str(KEEP_MEMORY_NBYTES),
+        "MALLOC_MMAP_THRESHOLD_": str(MAPPED_NBYTES),
         "RANK": str(place.rank),
         "WORLD_SIZE": str(place.ranks),
         "LOCAL_RANK": str(place.local_rank if place.gpu is None else 0),  # a rank sees one GPU, number 0

@@ -26,11 +26,14 @@ __all__ = ["TrainingReport", "can_read_less", "is_alone", "plan_rank_memory", "r
 RANK_BASE_NBYTES: Final = 600 * 2**20
 """What a rank holds beside its loaders and its module, as measured: 470 MiB of libraries, the rest for its work."""
 
-MODULE_COPIES: Final = 6
-"""The weights, their gradients, Adam's two moments, what DDP sends, and the best state so far."""
+MODULE_COPIES: Final = 5
+"""The weights, their gradients (which DDP sends from where they are), Adam's two moments, and the best state so far."""
 
 STEP_COPIES: Final = 2
 """Of one parameter at a time, while Adam takes its step."""
+
+"""From this size on an array gets a mapping of its own, which goes when it goes: on the heap the temporary arrays of
+a step leave holes that small ones break, and a rank with a module of 160 MiB grew by several times that."""
 
 
 def is_alone(ranks: int | None, loader: Loader) -> bool:

@@ -105,7 +105,7 @@ def test_negative_weights_are_refused(kind):
     table = pa.table({"x": [0.0, 1.0, 2.0], "w": pa.array([0, 1, -1], kind)})
     encoder = make_encoder(table.schema, weight="w")
     with pytest.raises(DataError, match=r"weight='w' is negative in 1 rows; .*data\['w'\] >= 0"):
-        list(encoder.tiles(table))
+        encoder.pack(table)
     assert make_encoder(table.schema, inputs=["x"], target="w").encode(table)["target"].tolist() == [0, 1, -1]
 
 

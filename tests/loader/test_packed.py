@@ -115,5 +115,5 @@ def test_an_encoder_packs_what_it_encodes(num_rows):
         array = moved(values, np.arange(num_rows), np.zeros_like(encoded[name]))
         np.testing.assert_array_equal(array, encoded[name])
         assert encoded[name].shape == (num_rows, *encoder.fields[name].shape)
-    many = Packed([np.arange(3.0)] * 20_000, FLOAT)
-    np.testing.assert_array_equal(moved(many, np.arange(3), np.zeros((3, 20_000), np.float32)), many.to_numpy())
+    many = Packed([np.arange(3.0)] * 50_000, FLOAT)
+    np.testing.assert_array_equal(moved(many, np.arange(3), np.zeros((3, 50_000), np.float32)), many.to_numpy())

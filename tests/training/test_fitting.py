@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import threading
 import time
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +21,9 @@ from torch import distributed, nn
 from dtk.bundle import load
 from dtk.errors import ArgumentError, ClusterError, DataError, MemoryLimitError, RankError
 from dtk.loader import Loader
+from dtk.preparation import ClassTarget, SampleEncoder, TablePreparation
 from dtk.training import train
+from dtk.training.run import plan_rank_memory
 
 pytestmark = pytest.mark.usefixtures("no_rank_left")
 ROWS = 2500
@@ -46,6 +51,15 @@ def parquet(tmp_path_factory):
 def loader_of(parquet, target="late", **options):
     options = {"inputs": ["x0", "x1", "x2"], "global_batch_size": 101, "seed": 3, "memory": "8 MiB"} | options
     return Loader(parquet, target=target, **options)
+
+
+def held_of(parquet, target="late", **options):
+    return loader_of(parquet, target, shuffle=False, tail="pad", **options)
+
+
+def fitted(parquet, rows):
+    data = pd.read_parquet(parquet)[:rows]
+    return TablePreparation().fit(data[["x0", "x1", "x2"]])
 
 
 def net(outputs=2, seed=0):
@@ -85,6 +99,92 @@ def test_one_rank_follows_plain_torch(parquet):
     bundle = train(net(), loader, optimizer="sgd", learning_rate=0.1)
     for name, value in plain.state_dict().items():
         np.testing.assert_allclose(weights(bundle)[name], value.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_of_the_encoder_counts_on_two_ranks(client, parquet):
+    """The plan does not know the sum of weights that a preparation makes."""
+    frame, target = pd.read_parquet(parquet), ClassTarget("late", (0, 1), (1, 1))
+    preparation = SampleEncoder(TablePreparation.raw(["x0", "x1", "x2"]), target=target, class_weight={0: 1.0, 1: 9.0})
+    models = [
+        train(net(), Loader(frame, preparation=preparation, global_batch_size=101, seed=3), ranks=ranks)
+        for ranks in (1, 2)
+    ]
+    assert_same(*models, tolerance=1e-5)
+
+
+class Partly(nn.Module):
+    """One layer is not used, one is used in an evaluation only."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.unused, self.late = net(), nn.Linear(3, 1), nn.Linear(2, 2)
+
+    def forward(self, inputs):
+        outputs = self.inner(inputs)
+        return outputs if self.training else outputs + 0 * self.late(outputs)
+
+
+def test_parameters_without_use_train_on_two_ranks(client, parquet):
+    torch.manual_seed(0)
+    module, frame = Partly(), pd.read_parquet(parquet)[["x0", "x1", "x2", "late"]]
+    models = [train(copy.deepcopy(module), loader_of(frame), ranks=ranks) for ranks in (1, 2)]
+    assert_same(*models, tolerance=1e-5)
+
+
+def test_validation_measures_the_state_that_is_kept(client, parquet, capsys):
+    """Batch normalisation keeps other means on each rank; those of rank 0 are saved, so all validate with them."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 1))
+    validation = loader_of(parquet, "delay", shuffle=False, tail="pad", global_batch_size=500)
+    bundle = train(
+        module, loader_of(parquet, "delay"), validation=validation, learning_rate=0.05, ranks=2, progress=True
+    )
+    assert bundle.metrics["rmse"] == pytest.approx(bundle.evaluate(parquet)["rmse"], rel=1e-6)
+    assert "warning: batch normalisation takes the mean of each rank's share" in capsys.readouterr().err
+
+
+class Half(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = net()
+
+    def forward(self, inputs):
+        assert len(inputs) <= 51, "more than a rank's share"
+        return self.inner(inputs)
+
+
+def test_a_loader_that_names_a_rank_reads_its_share_in_a_gang(client, parquet):
+    held = held_of(parquet, rank=0, ranks=1)
+    bundle = train(Half(), loader_of(parquet, rank=0, ranks=1), validation=held, ranks=2)
+    assert bundle.history[0]["samples"] == ROWS - ROWS % 101
+
+
+def test_a_rank_holds_no_more_than_planned(client, until_ranks_run):
+    """A module that counts, seen from outside to the last: what is sent home counts, too."""
+    data = {"x": np.linspace(-1, 1, 80), "y": np.linspace(0, 2, 80)}
+    loaders = [Loader(data, target="y", global_batch_size=20, tail="pad", memory="8 MiB") for _ in range(2)]
+    layers = [nn.Linear(1, 3000), *(nn.Linear(3000, 3000) for _ in range(3)), nn.Linear(3000, 1)]
+    module = nn.Sequential(*layers)
+    assert sum(parameter.nbytes for parameter in module.parameters()) > 100 * 2**20
+    plans = {"loader": loaders[0].plan, "validation": loaders[1].plan}
+    planned = sum(plan_rank_memory(module, plans, 2).values())
+    peaks = {}
+
+    def look():
+        running = until_ranks_run(2)
+        while running := [process for process in running if process.is_running()]:
+            for process in running:
+                with contextlib.suppress(OSError, IndexError):  # it has just ended
+                    status = Path(f"/proc/{process.pid}/status").read_text()
+                    peaks[process.pid] = int(status.split("VmHWM:")[1].split()[0]) * 1024
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    train(module, loaders[0], validation=loaders[1], epochs=3, learning_rate=1e-5, ranks=2)
+    thread.join()
+    assert len(peaks) == 2
+    assert max(peaks.values()) <= planned <= 1.3 * max(peaks.values())
 
 
 def test_the_same_seed_gives_the_same_bits(client, parquet):
@@ -129,6 +229,17 @@ def test_patience_keeps_the_best_epoch(parquet):
     losses = [entry["validation_loss"] for entry in bundle.history]
     assert len(losses) < 50
     assert bundle.metrics["loss"] == min(losses)
+    assert bundle.metrics["loss"] == pytest.approx(bundle.evaluate(parquet)["log_loss"], rel=1e-5)
+
+
+def test_the_metrics_are_those_of_the_weights_that_were_kept(parquet):
+    """Steps that are too large: the last epoch is not the best."""
+    validation = loader_of(parquet, shuffle=False, tail="pad")
+    bundle = train(net(), loader_of(parquet), validation=validation, optimizer="sgd", learning_rate=30.0, epochs=6)
+    losses = [entry["validation_loss"] for entry in bundle.history]
+    assert losses[-1] > min(losses)
+    evaluated = bundle.evaluate(parquet)
+    assert evaluated == pytest.approx({name: bundle.metrics[name] for name in evaluated}, rel=1e-5)
 
 
 def test_torch_losses_and_own_ones(parquet):
@@ -173,6 +284,61 @@ def test_one_output_learns_two_classes(parquet, loss, tmp_path):
     bundle.save(tmp_path / "late")
     again = load(tmp_path / "late", module=net(1))
     np.testing.assert_array_equal(again.predict(frame, proba=True), chances)
+
+
+class Chances(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, inputs):
+        return self.inner(inputs).log_softmax(1)
+
+
+TORCH_LOSSES = [
+    nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 2.0])),
+    nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 2.0]), ignore_index=1),
+    nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0, 2.0]), label_smoothing=0.2, ignore_index=-1),
+    nn.CrossEntropyLoss(label_smoothing=0.2),
+    nn.CrossEntropyLoss(ignore_index=-1),
+    nn.NLLLoss(weight=torch.tensor([1.0, 9.0, 2.0]), ignore_index=2),
+]
+
+
+def labelled(loss, rows=60):
+    rng = np.random.default_rng(1)
+    labels = rng.choice([0, 1, 1, 2, loss.ignore_index] if loss.ignore_index == -1 else [0, 1, 1, 2], rows)
+    return {"x": rng.normal(size=rows), "y": labels}
+
+
+@pytest.mark.parametrize("loss", TORCH_LOSSES)
+def test_class_weights_and_ignored_labels_are_torchs(loss):
+    data = labelled(loss)
+    torch.manual_seed(0)
+    module = Chances(nn.Linear(1, 3)) if isinstance(loss, nn.NLLLoss) else nn.Linear(1, 3)
+    loader = Loader(data, target="y", global_batch_size=60, shuffle=False)
+    validation = Loader(data, target="y", global_batch_size=25, shuffle=False, tail="pad")
+    with torch.no_grad():
+        wanted = float(loss(module(torch.tensor(data["x"], dtype=torch.float32)[:, None]), torch.tensor(data["y"])))
+    bundle = train(module, loader, validation=validation, loss=loss, optimizer="sgd", learning_rate=1e-12)
+    assert bundle.history[0]["loss"] == pytest.approx(wanted, rel=1e-5)
+    assert bundle.metrics["loss"] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_class_weights_are_torchs_on_two_ranks(client):
+    """One step of plain gradient descent, on a batch whose halves hold other classes."""
+    loss = TORCH_LOSSES[2]
+    data = labelled(loss, 61)
+    data = {name: values[np.argsort(data["y"])] for name, values in data.items()}
+    torch.manual_seed(0)
+    plain = nn.Linear(1, 3)
+    module = copy.deepcopy(plain)
+    loss(plain(torch.tensor(data["x"], dtype=torch.float32)[:, None]), torch.tensor(data["y"])).backward()
+    torch.optim.SGD(plain.parameters(), lr=0.5).step()
+    loader = Loader(data, target="y", global_batch_size=61, shuffle=False)
+    bundle = train(module, loader, loss=loss, optimizer="sgd", learning_rate=0.5, ranks=2)
+    for name, value in plain.state_dict().items():
+        np.testing.assert_allclose(weights(bundle)[name], value.numpy(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("labels", [[1, 2, 3], [0, 1, -100], [0, 1, 3]])
@@ -303,7 +469,36 @@ def test_the_cluster_stays_responsive_while_it_trains(client, parquet):
     ("call", "text"),
     [
         (lambda p: train(net(), loader_of(p), epochs=0), "epochs=0 must be a whole number, at least 1"),
+        (lambda p: train(net(), loader_of(p), epochs=2.5), "epochs=2.5 must be a whole number, at least 1"),
         (lambda p: train(net(), loader_of(p), patience=2), "patience=2 needs validation data"),
+        (lambda p: train(net(), loader_of(p), learning_rate="0.1"), "learning_rate='0.1' must be a finite number"),
+        (
+            lambda p: train(nn.Identity(), loader_of(p, "delay", inputs=["x0"])),
+            "model=Identity has no parameter that is trainable; give it one with requires_grad=True",
+        ),
+        (lambda p: train(net().requires_grad_(False), loader_of(p)), "model=Sequential has no parameter that is train"),
+        (
+            lambda p: train(net(), loader_of(p), validation=held_of(p, inputs=["x1", "x0", "x2"])),
+            r"validation has inputs \['x1', 'x0', 'x2'\], and the training data \['x0', 'x1', 'x2'\]; make both",
+        ),
+        (
+            lambda p: train(net(), loader_of(p, weight="weight"), validation=held_of(p, inputs=["x0", "x1"])),
+            r"validation has inputs \['x0', 'x1'\], and the training data",
+        ),
+        (
+            lambda p: train(net(), loader_of(p), validation=held_of(p, None)),
+            "validation has no target; .*target='late'",
+        ),
+        (
+            lambda p: train(net(), loader_of(p), validation=held_of(p, "delay")),
+            "validation has target delay, and the training data late; make both",
+        ),
+        (
+            lambda p: train(
+                net(), loader_of(p, preparation=fitted(p, 100)), validation=held_of(p, preparation=fitted(p, 200))
+            ),
+            r"validation is encoded by .*TablePreparation.*another fit; fit one preparation on the training data",
+        ),
         (lambda p: train(net(), loader_of(p), loss="cross_entrpy"), "did you mean 'cross_entropy'"),
         (lambda p: train(net(), loader_of(p), optimizer="adm"), "did you mean 'adam'"),
         (lambda p: train(net(), loader_of(p), learning_rate=0.0), "learning_rate=0.0 must be a finite number, more th"),
@@ -340,5 +535,12 @@ def test_ranks_without_a_cluster_are_refused(parquet):
 
 def test_a_plan_beyond_the_share_is_refused_before_the_start(client, parquet):
     big = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 5_000_000, bias=False), nn.Linear(5_000_000, 2, bias=False))
-    with pytest.raises(MemoryLimitError, match="but rank 0 may hold 1.5 GiB"):
+    with pytest.raises(MemoryLimitError, match=r"but rank 0 may hold 1.5 GiB on worker .*; give ranks more: rank_mem"):
         train(big, loader_of(parquet), ranks=2)
+
+
+def test_data_in_memory_counts_as_it_is_sent(client):
+    data = {"x": np.zeros(50_000_000, np.float64), "y": np.zeros(50_000_000, np.float32)}
+    loader = Loader(data, target="y", memory="64 MiB")
+    with pytest.raises(MemoryLimitError, match=r"payload 1.1 GiB.* but rank 0 may hold 1.5 GiB"):
+        train(nn.Linear(1, 1), loader, ranks=2)

@@ -26,6 +26,7 @@ __all__ = ["evaluate", "predict"]
 
 _BATCH_NBYTES: Final = 64 * 2**20
 _BATCH_ROWS: Final = (256, 65_536)
+_TILE_ROWS: Final = 32
 
 
 def predict(bundle: Bundle, data: Any, *, proba: bool = False) -> Any:
@@ -122,9 +123,15 @@ def _outputs(bundle: Bundle, table: pa.Table) -> Iterator[tuple[pa.Table, torch.
     num_rows = _batch_rows(bundle, model)
     for start in range(0, table.num_rows, num_rows):
         part = table.slice(start, num_rows)
-        batch = {name: torch.from_numpy(array) for name, array in bundle.preparation.encode(part).items()}
+        batch = {name: _padded(torch.from_numpy(array)) for name, array in bundle.preparation.encode(part).items()}
         with torch.inference_mode():
-            yield part, model(batch.get("inputs"), batch.get("codes"))
+            yield part, model(batch.get("inputs"), batch.get("codes"))[: part.num_rows]
+
+
+def _padded(array: torch.Tensor) -> torch.Tensor:
+    """Repeat the last row up to whole tiles of a matrix product: then a row's result depends on no other row."""
+    missing = -len(array) % _TILE_ROWS
+    return torch.cat([array, array[-1:].expand(missing, -1)]) if missing else array
 
 
 def _batch_rows(bundle: Bundle, model: nn.Module) -> int:

@@ -26,7 +26,7 @@ class GridEncoder:
     source : ArraySource
         What is read.
     inputs : sequence of str, optional
-        The input variables; all but target and weight if None.
+        The input variables, in the order of their channels; all but target and weight, by name, if None.
     target : str, optional
         The variable that becomes ``"target"``: int64 if it holds integers or booleans, else float32.
     weight : str, optional
@@ -55,7 +55,8 @@ class GridEncoder:
         for argument, name in (("target", target), ("weight", weight)):
             if name is not None and (name not in source.variables or source.variables[name].is_static):
                 raise ArgumentError(f"{argument}={name!r} is no variable with samples; there are {_named(source)}")
-        names = [name for name in source.variables if name not in (target, weight)] if inputs is None else list(inputs)
+        # A store lists its variables in any order.
+        names = sorted(set(source.variables) - {target, weight}) if inputs is None else list(inputs)
         for name in names:
             if name not in source.variables or name in (target, weight):
                 raise ArgumentError(f"inputs={name!r} is no variable to learn from; there are {_named(source)}")

@@ -37,14 +37,15 @@ Batch = dict[str, torch.Tensor]
 
 
 class Loader:
-    """Iterates over the samples of a table, shuffled anew in each epoch, in bounded memory.
+    """Iterates over the samples of a table or of grids, shuffled anew in each epoch, in bounded memory.
 
     Parameters
     ----------
-    data : dask.dataframe.DataFrame, str, path, pandas.DataFrame, pyarrow.Table, mapping of arrays or Source
-        What `dtk.sources.as_source` takes. Only metadata is read before the first iteration.
+    data : dask.dataframe.DataFrame, xarray.Dataset, str, path, pandas.DataFrame, pyarrow.Table, mapping or Source
+        What `dtk.sources.as_source` takes, or variables of a Zarr store as they lie there: the samples are along the
+        first dimension of the biggest one. Only metadata is read before the first iteration.
     inputs : sequence of str, optional
-        The input columns; all but target and weight if None.
+        The input columns or variables; all but target and weight if None.
     target : str, optional
         The target column: it becomes int64 if it holds integers or booleans, else float32.
     weight : str, optional
@@ -96,6 +97,10 @@ class Loader:
     A batch is a dict of tensors of the same shape on all ranks and in all steps: ``"inputs"`` float32
     ``[batch, columns]`` or what the preparation makes, ``"target"`` if there is one, and ``"weight"`` float32
     ``[batch]``, 0 for padding. The global batches depend on the plan and the epoch, not on the number of ranks.
+
+    ``"inputs"`` of grids are ``[batch, channels, *dimensions]``: the last two dimensions stay, all others become
+    channels, and the variables follow each other. Variables without the dimension of the samples are in the same way
+    put together as ``"static"``, which has no batch dimension and is read once.
 
     Examples
     --------
@@ -183,6 +188,11 @@ class Loader:
                 self._source = counted(self._source)
             self._plan = self._make_plan()
         return self._plan
+
+    @property
+    def is_of_grids(self) -> bool:
+        """Whether samples are of variables with dimensions, and not rows of a table."""
+        return isinstance(self._source, ArraySource)
 
     @property
     def is_in_memory(self) -> bool:

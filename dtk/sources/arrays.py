@@ -278,7 +278,7 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     columns : sequence of str, optional
         Which variables; all data variables if None.
     dim : str, optional
-        The dimension of the samples; the first one of the first variable that has any if None.
+        The dimension of the samples; the first one of the biggest variable if None.
 
     Returns
     -------
@@ -300,7 +300,8 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
             known = [str(known) for known in data.variables]
             raise ArgumentError(f"columns={name!r} is no variable of the data{did_you_mean(name, known)}")
     if dim is None:
-        dim = next((str(data[name].dims[0]) for name in names if data[name].dims), None)
+        largest = max((data[name] for name in names if data[name].dims), key=lambda one: one.nbytes, default=None)
+        dim = None if largest is None else str(largest.dims[0])
     if dim is None or dim not in data.sizes:
         known = [str(known) for known in data.sizes]
         raise ArgumentError(f"dim={dim!r} is no dimension of the data{did_you_mean(str(dim), known)}")
@@ -376,7 +377,7 @@ def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | Non
     columns : sequence of str, optional
         Which variables; all data variables if None.
     dim : str, optional
-        The dimension of the samples; the first one of the first variable if None.
+        The dimension of the samples; the first one of the biggest variable if None.
 
     Returns
     -------

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ from dtk.sources.footers import Footer, read_footers, stat_file
 __all__ = ["ParquetSource"]
 
 KEPT_FOOTERS: Final = 64  # of files, in a process
+KEPT_FILES: Final = 8  # open, in a thread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -259,24 +261,50 @@ class ParquetSource:
 
     @contextmanager
     def _open(self, file: int) -> Iterator[pq.ParquetFile]:
-        """Open a file for one read.
-
-        A file that stayed mapped would keep the pages that were read of it: memory that grows with the data. What is
-        dear to open is the footer, and that is kept.
-        """
+        """Open a file for one read, or take up the one that this thread has open."""
         path = self.root + self.names[file]
         version = self.versions[file]
         if stat_file(path, self.filesystem) != version:
             raise DataError(f"{path} was changed since it was opened; open the data again")
+        if self.filesystem is None:
+            mapped, opened = _KEPT.get(path, version)
+            yield opened
+            mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
+            return
         footer = _FOOTERS.get((path, version))
-        is_local = self.filesystem is None
         with (
-            nullcontext(path) if self.filesystem is None else self.filesystem.open(path, "rb") as where,
-            pq.ParquetFile(where, metadata=footer, memory_map=is_local, pre_buffer=not is_local) as opened,
+            self.filesystem.open(path, "rb") as where,
+            pq.ParquetFile(where, metadata=footer, pre_buffer=True) as opened,
         ):
             if footer is None:
                 _FOOTERS.put((path, version), opened.metadata)
             yield opened
+
+
+class _Kept(threading.local):
+    """The local files that a thread read last, mapped into memory: to open one costs a twentieth of a read."""
+
+    def __init__(self) -> None:
+        self._files: OrderedDict[tuple[str, str], tuple[mmap.mmap, pq.ParquetFile]] = OrderedDict()
+
+    def get(self, path: str, version: str) -> tuple[mmap.mmap, pq.ParquetFile]:
+        key = (path, version)
+        if key in self._files:
+            self._files.move_to_end(key)
+            return self._files[key]
+        with open(path, "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        footer = _FOOTERS.get(key)
+        opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)), metadata=footer)
+        if footer is None:
+            _FOOTERS.put(key, opened.metadata)
+        self._files[key] = mapped, opened
+        if len(self._files) > KEPT_FILES:
+            self._files.popitem(last=False)
+        return mapped, opened
+
+
+_KEPT = _Kept()
 
 
 class _Footers:

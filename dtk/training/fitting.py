@@ -116,6 +116,10 @@ def train(
     True
     """
     encoder = loader.encoder
+    if loader.is_of_grids:
+        raise ArgumentError(
+            "loader is of grids, and a bundle of these is to come; write the loop yourself and run it with dtk.launch"
+        )
     if "target" not in encoder.fields:
         raise ArgumentError("loader has no target; give Loader(..., target=...)")
     is_whole = encoder.fields["target"].dtype.kind == "i"

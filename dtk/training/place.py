@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 __all__ = ["RankPlace", "rank_environment"]
 
 KEEP_MEMORY_NBYTES = 2**30  # freed memory a rank keeps: a fresh page costs more than the step that needs it
-MAPPED_NBYTES = 32 * 2**20  # bigger arrays are given back at once: freed ones would not fit the next
+MAPPED_NBYTES = 32 * 2**20
+"""From this size on an array gets a mapping of its own, which goes when it goes: on the heap the temporary arrays of
+a step leave holes that small ones break, and a rank with a module of 160 MiB grew by several times that."""
 
 
 @dataclass(frozen=True)

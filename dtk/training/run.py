@@ -32,9 +32,6 @@ MODULE_COPIES: Final = 5
 STEP_COPIES: Final = 2
 """Of one parameter at a time, while Adam takes its step."""
 
-"""From this size on an array gets a mapping of its own, which goes when it goes: on the heap the temporary arrays of
-a step leave holes that small ones break, and a rank with a module of 160 MiB grew by several times that."""
-
 
 def is_alone(ranks: int | None, loader: Loader) -> bool:
     """Tell whether one rank is enough, in this process: without a cluster, or for data that is here already.

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xarray as xr
 from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 from torch import distributed, nn
 
@@ -235,8 +236,12 @@ def test_patience_keeps_the_best_epoch(parquet):
 def test_the_metrics_are_those_of_the_weights_that_were_kept(parquet):
     """Steps that are too large: the last epoch is not the best."""
     validation = loader_of(parquet, shuffle=False, tail="pad")
-    bundle = train(net(), loader_of(parquet), validation=validation, optimizer="sgd", learning_rate=30.0, epochs=6)
-    losses = [entry["validation_loss"] for entry in bundle.history]
+    for seed in range(10):  # by chance the last one is the best in one of six
+        loader = loader_of(parquet, seed=seed)
+        bundle = train(net(), loader, validation=validation, optimizer="sgd", learning_rate=30.0, epochs=6)
+        losses = [entry["validation_loss"] for entry in bundle.history]
+        if losses[-1] > min(losses):
+            break
     assert losses[-1] > min(losses)
     evaluated = bundle.evaluate(parquet)
     assert evaluated == pytest.approx({name: bundle.metrics[name] for name in evaluated}, rel=1e-5)
@@ -526,6 +531,13 @@ def test_the_cluster_stays_responsive_while_it_trains(client, parquet):
 def test_what_cannot_work_is_refused(parquet, call, text):
     with pytest.raises(ArgumentError, match=text):
         call(parquet)
+
+
+def test_grids_are_refused(tmp_path):
+    data = xr.Dataset({"x": (("time", "lat"), np.zeros((8, 3))), "y": ("time", np.zeros(8))})
+    data.to_zarr(tmp_path / "grid.zarr", consolidated=False)
+    with pytest.raises(ArgumentError, match=r"loader is of grids.*dtk.launch"):
+        train(net(), Loader(tmp_path / "grid.zarr", target="y", global_batch_size=2))
 
 
 def test_ranks_without_a_cluster_are_refused(parquet):

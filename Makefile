@@ -26,7 +26,7 @@ EXTRAS_check := dev
 EXTRAS_bench := bench
 EXTRAS_docs := docs
 
-.PHONY: help demo test check lint types layers docstrings bench docs clean
+.PHONY: help demo test slow check lint types layers docstrings bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
@@ -34,8 +34,12 @@ help: ## list the targets
 demo: .venv/.installed-demo ## open, profile, train on two ranks, evaluate, save and predict, on the flights of 2013
 	@$(BIN)/dtk demo $(ARGS)
 
-test: .venv/.installed-test ## run the tests and the examples in docstrings
-	@$(BIN)/python -m pytest --doctest-modules dtk tests $(ARGS)
+test: .venv/.installed-test ## run the tests and the examples in docstrings, but for the slow ones
+	@$(BIN)/python -m pytest --doctest-modules -m "not slow" dtk tests $(ARGS)
+	@echo "!!! SKIPPED: the slow tests (the demo, the notebooks, workers that hang or die); run them with: make slow"
+
+slow: .venv/.installed-test ## run the slow tests, which CI runs as well
+	@$(BIN)/python -m pytest -m slow tests $(ARGS)
 
 check: lint types layers docstrings ## what CI checks before the tests; make -k check goes on after a failure
 

@@ -28,6 +28,7 @@ def test_a_notebook_holds_no_results(path: Path) -> None:
             assert not any(line.startswith(("%", "!")) for line in cell["source"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(path: Path, tmp_path: Path, no_rank_left: None) -> None:
     here = tmp_path / "kernels" / "here" / "kernel.json"  # the machine's own may be of another Python, or none

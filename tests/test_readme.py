@@ -23,6 +23,7 @@ def blocks(text: str) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_example_runs_on_the_flights(tmp_path: Path, no_rank_left: None) -> None:
     (example,) = blocks(README)
     assert sum(bool(line.strip()) for line in example.splitlines()) <= 15

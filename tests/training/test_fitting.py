@@ -160,6 +160,7 @@ def test_a_loader_that_names_a_rank_reads_its_share_in_a_gang(client, parquet):
     assert bundle.history[0]["samples"] == ROWS - ROWS % 101
 
 
+@pytest.mark.slow
 def test_a_rank_holds_no_more_than_planned(client, until_ranks_run):
     """A module that counts, seen from outside to the last: what is sent home counts, too."""
     data = {"x": np.linspace(-1, 1, 80), "y": np.linspace(0, 2, 80)}
@@ -405,6 +406,7 @@ class Stuck(nn.Module):
         return self.inner(inputs)
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_in_a_step_is_ended(client, parquet):
     start = time.monotonic()
     with pytest.raises(RankError, match="rank 1 .* did not reach the collective within 4 s"):

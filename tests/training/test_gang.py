@@ -106,6 +106,7 @@ def test_a_dead_rank_is_noticed_though_its_fork_lives_on(client):
         launch(die, ranks=2)
 
 
+@pytest.mark.slow
 def test_the_rank_that_hangs_is_blamed_and_says_where_it_is(client):
     def oversleep():
         time.sleep(600)
@@ -123,6 +124,7 @@ def test_the_rank_that_hangs_is_blamed_and_says_where_it_is(client):
     assert "Timed out" in innocent
 
 
+@pytest.mark.slow
 def test_a_silent_worker_keeps_nobody_waiting(small_cluster, monkeypatch):
     monkeypatch.setattr(gang_module, "GONE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(gang_module, "ANSWER_TIMEOUT_S", 1.0)
@@ -143,6 +145,7 @@ def test_a_silent_worker_keeps_nobody_waiting(small_cluster, monkeypatch):
     assert any(victim in note and "it hangs" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_reports_counts_as_hung_only_where_it_should_report(client):
     gang = plan_gang(client, 1)
     with pytest.raises(RankError, match="rank 0 .* hung: no step for 2 s after it started") as caught:

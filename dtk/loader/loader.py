@@ -14,14 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import ArgumentError
 from dtk.loader.encoder import Encoder, LabelledEncoder, make_encoder
 from dtk.loader.grids import GridEncoder
-from dtk.loader.order import Order, Tail
-from dtk.loader.plan import Plan, make_plan
+from dtk.loader.order import Tail
+from dtk.loader.paddings import Paddings
+from dtk.loader.plan import Plan
+from dtk.loader.planning import make_plan
 from dtk.loader.reader import Reader
 from dtk.loader.ring import Ring, pad
 from dtk.loader.schedule import make_schedule
+from dtk.loader.state import check_state, state_of
 from dtk.memory import parse_nbytes
 from dtk.sources import Source, TableSource, as_source, counted
 from dtk.sources.arrays import ArraySource, array_source
@@ -29,7 +32,6 @@ from dtk.sources.zarr_read import Scratch
 
 __all__ = ["Loader"]
 
-_STATE_VERSION: Final = 1
 _CACHED_SHARE: Final = 10  # a table of at most a tenth of the memory is encoded once and kept
 _MOST_THREADS: Final = 4
 
@@ -290,16 +292,7 @@ class Loader:
         dict
             Plain values, fit for JSON. The same on all ranks that have taken the same number of steps.
         """
-        plan = self.plan
-        return {
-            "version": _STATE_VERSION,
-            "epoch": self._epoch,
-            "step": self._step,
-            "source": plan.source_identity,
-            "num_rows": plan.order.num_rows,
-            "num_chunks": plan.num_chunks,
-            "order": plan.order.parameters(),
-        }
+        return state_of(self.plan, self._epoch, self._step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where another loader of the same data stood, on any number of ranks.
@@ -317,19 +310,7 @@ class Loader:
         ArgumentError
             If the state is of another version, or incomplete.
         """
-        if state.get("version") != _STATE_VERSION:
-            raise ArgumentError(f"state of version {state.get('version')!r} must be of version {_STATE_VERSION}")
-        missing = sorted({"epoch", "step", "source", "num_rows", "num_chunks", "order"} - state.keys())
-        if missing:
-            raise ArgumentError(f"state={sorted(state)!r} lacks {missing}; pass what state_dict() returned")
-        now = self.plan
-        if state["source"] != now.source_identity:
-            was = f"{state['num_rows']:,} rows in {state['num_chunks']:,} chunks"
-            found = f"{now.order.num_rows:,} rows in {now.num_chunks:,} chunks"
-            changed = f"it had {was} and has {found}" if was != found else "its files, columns or filters changed"
-            raise DataError(
-                f"the data is not what the state was saved from: {changed}; restore it, or start anew without the state"
-            )
+        check_state(state, self.plan)
         for name, value in self._arguments.items():
             if state["order"][name] != value:
                 warnings.warn(
@@ -382,7 +363,7 @@ class Loader:
             scratches=self._scratches,
         )
         counted_nbytes = 0
-        paddings = _Paddings(order, epoch, rank, ranks)
+        paddings = Paddings(order, epoch, rank, ranks)
         try:
             for step in range(start, plan.num_steps):
                 began = time.perf_counter()
@@ -425,31 +406,6 @@ class Loader:
         index_nbytes = 8
         nbytes = plan.order.num_rows * (plan.row_nbytes + index_nbytes)
         return isinstance(self._source, TableSource) and nbytes * _CACHED_SHARE <= self._memory_nbytes
-
-
-class _Paddings:
-    """Which rows of a rank's batches are padding: those beyond its slots, and what the last step lacks."""
-
-    def __init__(self, order: Order, epoch: int, rank: int, ranks: int) -> None:
-        self._order, self._epoch, self._shards = order, epoch, order.rank_shards(rank, ranks)
-        first, last = order.rank_slots(rank, ranks)
-        self._first, self._width = first, order.batch_width(ranks)
-        beyond = np.arange(self._width) >= last - first
-        self._beyond = beyond if beyond.any() else None
-
-    def of(self, step: int) -> NDArray[np.bool_] | None:
-        """Return bool ``[width]``, or None where all rows are real."""
-        if self._order.samples_in_step(step) == self._order.global_batch_size:
-            return self._beyond
-        is_padding = np.ones(self._width, bool)
-        rows = self._order.shard_rows(self._epoch)
-        for shard in self._shards:
-            slot, end = self._order.shard_slots[shard : shard + 2].tolist()
-            stop = slot + int(rows[shard]) - step * (end - slot)
-            is_padding[max(slot - self._first, 0) : max(stop - self._first, 0)] = False
-        if self._beyond is not None:
-            is_padding |= self._beyond
-        return is_padding
 
 
 def _check_rank(rank: int | None, ranks: int | None) -> None:

@@ -8,25 +8,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
-
-import numpy as np
-import pyarrow as pa
+from typing import Final
 
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
-from dtk.loader.encoder import Encoder, Field
-from dtk.loader.grids import GridEncoder
-from dtk.loader.order import Order, Tail
+from dtk.loader.encoder import Field
+from dtk.loader.explain import explain, warnings_of
+from dtk.loader.order import Order
 from dtk.loader.segments import Integers
 from dtk.memory import format_nbytes
-from dtk.sources import ExpressionSource, Source
-from dtk.sources.arrays import ArraySource
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["DESTINATION_NBYTES", "PERMUTING_NBYTES", "Plan", "decode_nbytes"]
 
-_SHARDS: Final = (1, 2, 4, 8, 12, *(24 * 2**power for power in range(9)))
-_DESTINATION_NBYTES: Final = 8  # of a row that is being decoded: where in the ring it goes
-_PERMUTING_NBYTES: Final = 24  # of a row of the one fill whose permutation is being drawn
+DESTINATION_NBYTES: Final = 8  # of a row that is being decoded: where in the ring it goes
+PERMUTING_NBYTES: Final = 24  # of a row of the one fill whose permutation is being drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +86,7 @@ class Plan:
     @cached_property
     def decode_nbytes(self) -> int:
         """Bytes of decoded chunks that a rank holds at most before their rows are in the ring."""
-        return _decode_nbytes(self.chunk_nbytes, self.memory_limit_nbytes)
+        return decode_nbytes(self.chunk_nbytes, self.memory_limit_nbytes)
 
     def samples_in_step(self, step: int) -> int:
         """Count the real samples of a global batch.
@@ -156,8 +150,8 @@ class Plan:
         ring = steps * order.batch_width(ranks) * self.row_nbytes
         slots = -(-order.global_batch_size // order.num_shards)
         shards = order.num_shards // ranks if order.num_shards % ranks == 0 else order.num_shards // ranks + 2
-        destinations = min(shards, order.num_shards) * slots * steps * _DESTINATION_NBYTES
-        permuting = min(order.fill_rows, order.num_rows) * _PERMUTING_NBYTES
+        destinations = min(shards, order.num_shards) * slots * steps * DESTINATION_NBYTES
+        permuting = min(order.fill_rows, order.num_rows) * PERMUTING_NBYTES
         return ring + destinations + permuting + self.decode_nbytes
 
     def decodes_per_sample(self, ranks: int) -> float:
@@ -197,26 +191,22 @@ class Plan:
         list of str
             One line each.
         """
-        order = self.order
-        found = []
-        if order.shuffle and self.num_chunks and int(order.chunk_rows.max()) > order.fill_rows:
-            found.append(
-                f"chunks of up to {int(order.chunk_rows.max()):,} rows are more than the {order.fill_rows:,} that are "
-                "permuted together, and are decoded several times; give more memory= or write smaller row groups"
-            )
-        if self.num_chunks > 64 and order.num_rows / self.num_chunks < 1024:
-            found.append(
-                f"chunks hold {order.num_rows / self.num_chunks:.0f} rows on average, which makes reading slow; write "
-                "row groups of at least 10,000 rows"
-            )
-        if ranks > order.global_batch_size:
-            found.append(f"ranks={ranks} is more than global_batch_size={order.global_batch_size}: some get no samples")
-        if self.decodes_per_sample(ranks) > 1.5:
-            found.append(
-                f"each sample is decoded {self.decodes_per_sample(ranks):.1f} times by {ranks} ranks; take a number of "
-                f"ranks that divides {order.num_shards}, or write more and smaller row groups"
-            )
-        return found
+        return warnings_of(self, ranks)
+
+    def explain(self, ranks: Sequence[int] = (1, 2, 4, 8)) -> str:
+        """Describe the plan for people.
+
+        Parameters
+        ----------
+        ranks : sequence of int
+            The numbers of ranks to compare.
+
+        Returns
+        -------
+        str
+            A few aligned lines, and a warning each for what could be better.
+        """
+        return explain(self, ranks)
 
     def check(self, ranks: int = 1) -> None:
         """Refuse what cannot work.
@@ -247,7 +237,7 @@ class Plan:
         if need > limit:
             largest = int(self.chunk_nbytes.max())
             # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes.
-            ring, chunk = need - self.decode_nbytes, _decode_nbytes(self.chunk_nbytes, 0)
+            ring, chunk = need - self.decode_nbytes, decode_nbytes(self.chunk_nbytes, 0)
             enough = 1.05 * max(ring * 4 / 3, ring + chunk)
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
@@ -255,47 +245,6 @@ class Plan:
                 f"{order.batch_width(ranks):,} rows; pass "
                 f"memory={format_nbytes(enough)!r} or more, lower global_batch_size, or write smaller row groups"
             )
-
-    def explain(self, ranks: Sequence[int] = (1, 2, 4, 8)) -> str:
-        """Describe the plan for people.
-
-        Parameters
-        ----------
-        ranks : sequence of int
-            The numbers of ranks to compare.
-
-        Returns
-        -------
-        str
-            A few aligned lines, and a warning each for what could be better.
-        """
-        order = self.order
-        left_out = order.num_rows - self.num_samples
-        tail = f"{left_out:,} rows left out, others each epoch" if left_out and order.shuffle else ""
-        tail = tail or (f"the last {left_out:,} rows left out" if left_out else "every row once")
-        shuffle = "as on disk"
-        if order.shuffle:
-            mean = max(order.num_rows / max(int(np.count_nonzero(order.chunk_rows)), 1), 1.0)
-            shuffle = (
-                f"shuffled with seed {order.seed}; pool of {self.pool_rows:,} rows "
-                f"({self.pool_rows / mean:.1f} chunks) in {order.num_shards} shards"
-            )
-        lines = [
-            f"rows     {order.num_rows:,} in {self.num_chunks:,} chunks",
-            f"steps    {self.num_steps:,} of {order.global_batch_size:,} samples; {tail}",
-            f"order    {shuffle}",
-            f"reads    {format_nbytes(self.epoch_nbytes)} an epoch",
-            f"memory   at most {format_nbytes(self.memory_limit_nbytes)} a rank",
-            "",
-            f"{'ranks':>5}  {'batch':>7}  {'memory a rank':>13}  {'decodes a sample':>16}",
-        ]
-        lines += [
-            f"{count:>5}  {order.batch_width(count):>7,}  {format_nbytes(self.memory_nbytes(count)):>13}  "
-            f"{self.decodes_per_sample(count):>16.2f}"
-            for count in ranks
-        ]
-        lines += [f"warning: {text}" for text in self.warnings(ranks[0] if len(ranks) == 1 else 1)]
-        return "\n".join(lines)
 
     def __repr__(self) -> str:
         rows, steps, batch = self.order.num_rows, self.num_steps, self.order.global_batch_size
@@ -308,136 +257,23 @@ class Plan:
         return -(-(self.order.fill_rows - 1) // slots) + 1
 
 
-def make_plan(
-    source: Source | ArraySource,
-    encoder: Encoder | GridEncoder,
-    *,
-    global_batch_size: int,
-    shuffle: bool,
-    seed: int,
-    tail: Tail,
-    memory_limit_nbytes: int,
-    parameters: dict[str, Any] | None = None,
-) -> Plan:
-    """Choose the shards and the pool for a memory budget.
-
-    Only the source, the fields and the arguments decide, and neither this machine nor the number of ranks: all ranks
-    come to the same plan.
-
-    Parameters
-    ----------
-    source : Source or ArraySource
-        With known rows in its chunks.
-    encoder : Encoder or GridEncoder
-        What is made of the rows.
-    global_batch_size : int
-        Samples of a global batch.
-    shuffle : bool
-        Whether to shuffle.
-    seed : int
-        The seed.
-    tail : {"trim", "pad"}
-        What becomes of the rows that fill no global batch.
-    memory_limit_nbytes : int
-        Bytes that a rank's loader may hold.
-    parameters : dict, optional
-        The order's parameters, from a saved state; chosen here if None.
-
-    Returns
-    -------
-    Plan
-        Not checked yet.
-    """
-    chunk_rows = np.asarray(source.chunk_rows, np.int64)
-    chunk_nbytes = _in_flight_nbytes(source, encoder)
-    row = sum(field.row_nbytes for field in encoder.fields.values())
-    if parameters is None:
-        room = memory_limit_nbytes - _decode_nbytes(chunk_nbytes, memory_limit_nbytes)
-        num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
-        parameters = {
-            "global_batch_size": global_batch_size,
-            "num_shards": num_shards,
-            "fill_rows": fill_rows,
-            "seed": seed,
-            "tail": tail,
-            "shuffle": shuffle,
-        }
-    return Plan(
-        source_identity=source.identity,
-        order=Order.from_parameters(chunk_rows, parameters),
-        fields=dict(encoder.fields),
-        epoch_nbytes=int(np.sum(source.chunk_nbytes)),
-        chunk_nbytes=chunk_nbytes,
-        memory_limit_nbytes=memory_limit_nbytes,
-    )
-
-
-def _choose(
-    chunk_rows: np.ndarray[Any, np.dtype[np.int64]], batch: int, row_nbytes: int, room_nbytes: int, *, shuffle: bool
-) -> tuple[int, int]:
-    """Choose the number of shards and the rows of a fill; the ring of a single rank fits into the room.
-
-    Many shards make many ranks cheap, but each wants a fill of two chunks and eight chunks in all.
-    """
-    total = int(chunk_rows.sum())
-    num_chunks = int(np.count_nonzero(chunk_rows))
-    chunk = total / max(num_chunks, 1)
-    if not shuffle:
-        return 1, max(1, min(_fill_rows(1, batch, row_nbytes, room_nbytes), int(chunk_rows.max(initial=1))))
-    chosen = 1
-    for shards in _SHARDS:
-        pool = shards * _fill_rows(shards, batch, row_nbytes, room_nbytes)
-        if shards <= min(pool / (2 * chunk) if chunk else 0, num_chunks / 8, batch / 16):
-            chosen = shards
-    return chosen, max(1, min(_fill_rows(chosen, batch, row_nbytes, room_nbytes), total))
-
-
-def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> int:
-    """Return the largest fill for which `Plan.memory_nbytes` of one rank stays in the room, or a minimal one."""
-    slots = -(-batch // shards)
-    factor = 1 + min(2, shards) / shards
-    per_step = factor * (batch * row_nbytes + slots * shards * _DESTINATION_NBYTES) + slots * _PERMUTING_NBYTES
-    span = max(2, int(room_nbytes / per_step) - 1)
-    return (span - 1) * (batch // shards) + 1
-
-
 def _lead_steps(span: int, rank_shards: int) -> int:
     return span if rank_shards <= 1 else -(-2 * span // rank_shards)
 
 
-def _decode_nbytes(chunk_nbytes: Integers, limit_nbytes: int) -> int:
-    """Return a quarter of the limit, but no more than all chunks take, and no less than the largest one.
+def decode_nbytes(chunk_nbytes: Integers, limit_nbytes: int) -> int:
+    """Share out memory for decoded chunks; it does not depend on this machine's threads.
 
-    It does not depend on this machine's threads.
+    Parameters
+    ----------
+    chunk_nbytes : numpy.ndarray
+        An int64 ``[chunks]``: bytes that a chunk takes while it is read.
+    limit_nbytes : int
+        Bytes that a rank's loader may hold.
+
+    Returns
+    -------
+    int
+        A quarter of the limit, but no more than all chunks take, and no less than the largest one.
     """
     return max(min(limit_nbytes // 4, int(chunk_nbytes.sum())), int(chunk_nbytes.max(initial=0)))
-
-
-def _in_flight_nbytes(source: Source | ArraySource, encoder: Encoder | GridEncoder) -> Integers:
-    """Return the bytes of each chunk while it is read and encoded."""
-    nbytes = np.asarray(source.chunk_rows).astype(np.float64)
-    if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
-        nbytes *= source.decoded_row_nbytes(encoder.columns)
-    else:
-        encoded = sum(field.row_nbytes for field in encoder.fields.values())
-        nbytes *= _decoded_row_nbytes(source, encoder.columns) + encoded
-    if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
-        nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)
-    whole: Integers = np.ceil(nbytes).astype(np.int64)
-    return whole
-
-
-def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:
-    """Return the bytes of a decoded row: from the types, and from one chunk for columns of variable width."""
-    fixed, variable = 0.0, []
-    for column in columns:
-        kind: pa.DataType = source.schema.field(column).type
-        try:
-            fixed += kind.bit_width / 8 + 1 / 8  # and a bit that says whether it is null
-        except ValueError:
-            variable.append(column)
-    chunks = np.flatnonzero(np.asarray(source.chunk_rows))
-    if not variable or not len(chunks):
-        return fixed
-    sample = source.read(int(chunks[0]), variable)
-    return float(fixed + sample.nbytes / max(sample.num_rows, 1))

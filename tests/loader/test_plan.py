@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dtk.errors import MemoryLimitError
 from dtk.loader import Loader, Order, Plan
 from dtk.loader.encoder import make_encoder
-from dtk.loader.plan import make_plan
+from dtk.loader.planning import make_plan
 from dtk.loader.schedule import make_schedule
 
 MIB = 1 << 20

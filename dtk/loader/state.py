@@ -1,0 +1,72 @@
+"""Where an iteration stands, as plain values, and whether a saved one fits the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dtk.errors import ArgumentError, DataError
+from dtk.loader.plan import Plan
+
+__all__ = ["check_state", "state_of"]
+
+_VERSION: Final = 1
+
+
+def state_of(plan: Plan, epoch: int, step: int) -> dict[str, Any]:
+    """Describe a position and everything that it depends on.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is iterated over.
+    epoch : int
+        The epoch.
+    step : int
+        The next step.
+
+    Returns
+    -------
+    dict
+        Plain values, fit for JSON.
+    """
+    return {
+        "version": _VERSION,
+        "epoch": epoch,
+        "step": step,
+        "source": plan.source_identity,
+        "num_rows": plan.order.num_rows,
+        "num_chunks": plan.num_chunks,
+        "order": plan.order.parameters(),
+    }
+
+
+def check_state(state: Mapping[str, Any], plan: Plan) -> None:
+    """Refuse a state that is not of this data.
+
+    Parameters
+    ----------
+    state : mapping
+        What `state_of` returned.
+    plan : Plan
+        Of the data as it is now.
+
+    Raises
+    ------
+    DataError
+        If the data is not what it was.
+    ArgumentError
+        If the state is of another version, or incomplete.
+    """
+    if state.get("version") != _VERSION:
+        raise ArgumentError(f"state of version {state.get('version')!r} must be of version {_VERSION}")
+    missing = sorted({"epoch", "step", "source", "num_rows", "num_chunks", "order"} - state.keys())
+    if missing:
+        raise ArgumentError(f"state={sorted(state)!r} lacks {missing}; pass what state_dict() returned")
+    if state["source"] != plan.source_identity:
+        was = f"{state['num_rows']:,} rows in {state['num_chunks']:,} chunks"
+        found = f"{plan.order.num_rows:,} rows in {plan.num_chunks:,} chunks"
+        changed = f"it had {was} and has {found}" if was != found else "its files, columns or filters changed"
+        raise DataError(
+            f"the data is not what the state was saved from: {changed}; restore it, or start anew without the state"
+        )

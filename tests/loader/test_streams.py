@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 
@@ -80,7 +81,7 @@ def test_ranks_see_the_same_batches(big_groups, ranks):
         [batch["inputs"][batch["weight"] > 0, 0].tolist() for batch in loader.on_rank(rank, ranks)]
         for rank in range(ranks)
     ]
-    assert [sorted(sum(rows, [])) for rows in zip(*parts, strict=True)] == expected
+    assert [sorted(itertools.chain(*rows)) for rows in zip(*parts, strict=True)] == expected
 
 
 def test_a_resumed_epoch_reads_on(big_groups):

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
+from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Field
 from dtk.loader.explain import explain, warnings_of
 from dtk.loader.order import Order
@@ -41,6 +44,8 @@ class Plan:
         An int64 ``[chunks]``: bytes that a chunk takes from when it is read until its rows are in the ring.
     memory_limit_nbytes : int
         Bytes that a rank's loader may hold.
+    sampling : mapping of str to str, optional
+        How rows are drawn: ``"by"``, as the loader was given it, and the ``"digest"`` of what was counted for it.
     """
 
     source_identity: str
@@ -49,6 +54,7 @@ class Plan:
     epoch_nbytes: int
     chunk_nbytes: Integers
     memory_limit_nbytes: int
+    sampling: Mapping[str, str] | None = None
 
     @property
     def num_steps(self) -> int:
@@ -78,9 +84,10 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the source's identity, the order and the fields, in hex."""
+        """Hash of the source's identity, the order, the fields and how rows are drawn, in hex."""
         fields = [[name, field.dtype.str, list(field.shape)] for name, field in self.fields.items()]
-        text = json.dumps([self.source_identity, self.order.digest, fields])
+        sampling = [] if self.sampling is None else [dict(self.sampling)]
+        text = json.dumps([self.source_identity, self.order.digest, fields, *sampling])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
@@ -173,7 +180,10 @@ class Plan:
             return 1.0
         shared = (order.num_shards + ranks - math.gcd(ranks, order.num_shards)) / order.num_shards
         largest_piece = min(order.fill_rows, order.block_rows or order.fill_rows)
-        pieces = -(-order.chunk_rows // largest_piece)
+        if order.chunk_weights is None:
+            pieces = -(-order.chunk_rows // largest_piece)
+        else:
+            pieces = -(-order.expected_rows // np.minimum(most_drawn(order.chunk_rows), largest_piece))
         sliced = float((pieces * order.chunk_rows).sum()) / order.num_rows
         cuts = min(ranks, order.num_shards) - 1
         return shared * sliced + cuts / self.num_chunks

@@ -8,16 +8,20 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
 from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes
+from dtk.loader.sampling import Sampling
 from dtk.loader.segments import Integers
 from dtk.sources import ExpressionSource, Source
 from dtk.sources.arrays import ArraySource
 
 __all__ = ["make_plan"]
 
+_WEIGHING_NBYTES: Final = 32  # of a row: its weight, as read and as added up, or the code of its class
+_DRAWING_NBYTES: Final = 32  # of a row that is drawn: its number, and the numbers that choose it
 _SHARDS: Final = (1, 2, 4, 8, 12, *(24 * 2**power for power in range(9)))
 
 
@@ -31,6 +35,7 @@ def make_plan(
     tail: Tail,
     memory_limit_nbytes: int,
     parameters: dict[str, Any] | None = None,
+    sampling: Sampling | None = None,
 ) -> Plan:
     """Choose the shards and the pool for a memory budget.
 
@@ -55,6 +60,8 @@ def make_plan(
         Bytes that a rank's loader may hold.
     parameters : dict, optional
         The order's parameters, from a saved state; chosen here if None.
+    sampling : Sampling, optional
+        How rows are drawn; each comes once if None.
 
     Returns
     -------
@@ -62,7 +69,8 @@ def make_plan(
         Not checked yet.
     """
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
-    chunk_nbytes = _in_flight_nbytes(source, encoder)
+    chunk_weights = None if sampling is None else sampling.chunk_weights
+    chunk_nbytes = _in_flight_nbytes(source, encoder, sampling)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
         room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes)
@@ -75,13 +83,15 @@ def make_plan(
             "tail": tail,
             "shuffle": shuffle,
         }
+    order = Order.from_parameters(chunk_rows, parameters, chunk_weights)
     return Plan(
         source_identity=source.identity,
-        order=Order.from_parameters(chunk_rows, parameters),
+        order=order,
         fields=dict(encoder.fields),
-        epoch_nbytes=int(np.sum(source.chunk_nbytes)),
+        epoch_nbytes=int(np.sum(source.chunk_nbytes[order.expected_rows > 0])),
         chunk_nbytes=chunk_nbytes,
         memory_limit_nbytes=memory_limit_nbytes,
+        sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
     )
 
 
@@ -114,14 +124,24 @@ def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> in
     return (span - 1) * (batch // shards) + 1
 
 
-def _in_flight_nbytes(source: Source | ArraySource, encoder: Encoder | GridEncoder) -> Integers:
+def _in_flight_nbytes(
+    source: Source | ArraySource, encoder: Encoder | GridEncoder, sampling: Sampling | None
+) -> Integers:
     """Return the bytes of each chunk while it is read and encoded."""
-    nbytes = np.asarray(source.chunk_rows).astype(np.float64)
+    rows = encoded_rows = np.asarray(source.chunk_rows, np.int64)
+    columns = list(encoder.columns)
+    encoded = sum(field.row_nbytes for field in encoder.fields.values())
+    if sampling is not None:
+        columns = list(dict.fromkeys([*columns, sampling.rule.column]))
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
-        nbytes *= source.decoded_row_nbytes(encoder.columns)
+        decoded, encoded = source.decoded_row_nbytes(columns), 0
     else:
-        encoded = sum(field.row_nbytes for field in encoder.fields.values())
-        nbytes *= _decoded_row_nbytes(source, encoder.columns) + encoded
+        decoded = _decoded_row_nbytes(source, columns)
+    nbytes = rows * decoded
+    if sampling is not None:  # what is drawn is a copy
+        encoded_rows = most_drawn(rows)
+        nbytes += rows * _WEIGHING_NBYTES + encoded_rows * (decoded + _DRAWING_NBYTES)
+    nbytes += encoded_rows * encoded
     if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
         nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)
     whole: Integers = np.ceil(nbytes).astype(np.int64)

@@ -111,8 +111,8 @@ class Loader:
     put together as ``"static"``, which has no batch dimension and is read once.
 
     With `sampling`, an epoch has as many steps as without, but its rows are drawn with replacement and anew in each
-    epoch: some come several times and others not at all. The weights and classes of all rows, like the rows that a
-    filter leaves, are known by one pass over these columns alone: see `count`.
+    epoch: some come several times and others not at all, so that "every sample once" does not hold. The weights and
+    classes of all rows, like the rows that a filter leaves, are known by one pass over these columns: see `count`.
 
     Examples
     --------

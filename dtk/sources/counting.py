@@ -36,7 +36,8 @@ def count(
     """Count the rows of each chunk, and what they weigh, in one pass over the columns that tell.
 
     Runs on the cluster where there is one. What was counted is kept in the cache directory, so that the same source is
-    counted once; but not for what lies in memory, nor for arrays, whose metadata does not tell that values changed.
+    counted once. Nothing is kept of what lies in memory, of arrays, whose metadata does not tell that values changed,
+    and of expressions with functions of the user, which may come to call something else.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def count(
 
     assert weights is None or classes is None
     key = None
-    if not isinstance(source, (TableSource, ArraySource)):
+    if not isinstance(source, (TableSource, ArraySource)) and not getattr(source, "has_own_functions", False):
         key = f"{source.identity} {source.num_chunks} {weights!r} {classes!r}"
         found = load_counts(key)
         if found is not None and len(found.chunk_rows) == source.num_chunks:

@@ -17,7 +17,7 @@ import pytest
 import xarray as xr
 
 from dtk.errors import ArgumentError, DataError
-from dtk.sources import TableSource, as_source, count_cache, counted
+from dtk.sources import TableSource, as_source, count_cache, counted, split
 from dtk.sources.arrays import array_source
 from dtk.sources.count_cache import Counts, load_counts, save_counts
 from dtk.sources.counting import count
@@ -164,6 +164,33 @@ def test_a_changed_file_is_counted_anew(path):
     counts = count(as_source(path), weights="w")
     assert counts.chunk_rows.sum() == 500
     assert counts.chunk_weights.sum() == half["w"].to_numpy().sum()
+
+
+THRESHOLD = 0.0
+
+
+def above(frame):
+    return frame[frame.x > threshold()]
+
+
+def threshold():
+    return THRESHOLD
+
+
+def test_expressions_with_functions_of_the_user_are_counted_each_time(path, cache, monkeypatch):
+    df = dd.read_parquet(path)
+    num_above = int((make_table()["x"].to_numpy() > 0).sum())
+    for data in (df.map_partitions(above), df.map_partitions(lambda frame: above(frame)[:])):
+        assert counted(as_source(data)).chunk_rows.sum() == num_above
+    with monkeypatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "THRESHOLD", 9.0)  # nothing in the expression tells
+        assert counted(as_source(df.map_partitions(above))).chunk_rows.sum() == 0
+    assert not cache.exists()
+    known = [df[df.x > 0], df.query("x > 0"), df[df.kind.str.contains("a")], split(df, fractions=[0.5, 0.5])[0]]
+    known += [df[np.sqrt(df.w) > 1], df.assign(z=df.x.astype("f4"))[df.w > 1].dropna()]
+    for number, data in enumerate(known):
+        counted(as_source(data))
+        assert len(list(cache.iterdir())) == number + 1
 
 
 @pytest.mark.parametrize("broken", ["empty", "cut", "flipped", "other"])

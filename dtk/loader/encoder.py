@@ -43,7 +43,8 @@ class Encoder(Protocol):
     """Turns rows of a table into arrays; picklable, and called from several threads.
 
     An encoder may also have a method ``pack(table)`` that returns the same as ``encode(table)``, with `Packed` columns
-    for arrays: these are packed on their way into the batches, which spares a copy.
+    for arrays: these are packed on their way into the batches, which spares a copy. One that makes a ``"target"`` may
+    say in ``target_column`` of which column, so that its values can be drawn equally often.
     """
 
     @property

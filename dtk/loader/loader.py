@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -30,7 +31,7 @@ from dtk.loader.state import check_state, state_of
 from dtk.loader.transfer import as_device, on_device
 from dtk.memory import parse_nbytes
 from dtk.sources import Source, TableSource, as_source, counted
-from dtk.sources.arrays import ArraySource, array_source
+from dtk.sources.arrays import ArraySource, Verify, array_source
 from dtk.sources.zarr_read import Scratch
 
 __all__ = ["Loader"]
@@ -79,6 +80,10 @@ class Loader:
     collate : callable, optional
         Called with each batch, in the thread that iterates; what it returns is handed out instead. Tensors that it
         keeps or returns stay valid as long as the batch does.
+    verify : {"metadata", "list"}
+        By what a saved state knows a plain Zarr store again: its metadata, or as well a listing of all objects with
+        sizes and times, which takes a while where they are many. Parquet files are known by size, time and footer,
+        Icechunk by its snapshot.
 
     Attributes
     ----------
@@ -139,6 +144,7 @@ class Loader:
         read_threads: int | None = None,
         copy: bool = False,
         collate: Callable[[Batch], Any] | None = None,
+        verify: Verify = "metadata",
     ) -> None:
         for name, value, least in (("global_batch_size", global_batch_size, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -147,6 +153,8 @@ class Loader:
             raise ArgumentError(f"tail={tail!r} must be 'trim' or 'pad'")
         if read_threads is not None and read_threads < 1:
             raise ArgumentError(f"read_threads={read_threads!r} must be at least 1")
+        if verify not in ("metadata", "list"):
+            raise ArgumentError(f"verify={verify!r} must be 'metadata' or 'list'")
         if collate is not None and not callable(collate):
             raise ArgumentError(f"collate={collate!r} must be callable: it is given each batch")
         check_rank(rank, ranks)
@@ -157,7 +165,7 @@ class Loader:
         if arrays is not None:
             if preparation is not None:
                 raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
-            self._source = arrays
+            self._source = arrays if verify == arrays.verify else replace(arrays, verify=verify)
             self.encoder = GridEncoder(arrays, inputs=inputs, target=target, weight=weight)
         else:
             source = as_source(data)
@@ -365,7 +373,8 @@ class Loader:
         dict
             Plain values, fit for JSON. The same on all ranks that have taken the same number of steps.
         """
-        return state_of(self.plan, self._epoch, self._step)
+        plan = self.plan  # counts the source's rows where that is needed
+        return state_of(self._source, plan, self._epoch, self._step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where another loader of the same data stood, on any number of ranks.
@@ -383,7 +392,8 @@ class Loader:
         ArgumentError
             If the state is of another version, or incomplete.
         """
-        check_state(state, self.plan)
+        plan = self.plan
+        check_state(state, self._source, plan)
         for name, value in self._arguments.items():
             if state["order"][name] != value:
                 warnings.warn(

@@ -161,7 +161,8 @@ class Loader:
         self.preparation, self.target, self.weight, self.collate = preparation, target, weight, collate
         self.encoder: LabelledEncoder | GridEncoder
         self._source: Source | ArraySource
-        arrays = array_source(data)
+        named = None if inputs is None else [*inputs, *(name for name in (target, weight) if name is not None)]
+        arrays = array_source(data, named)
         if arrays is not None:
             if preparation is not None:
                 raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")

@@ -316,7 +316,9 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     for name in names:
         if name not in data.variables:
             known = [str(known) for known in data.variables]
-            raise ArgumentError(f"columns={name!r} is no variable of the data{did_you_mean(name, known)}")
+            raise ArgumentError(f"{name!r} is no variable of the data{did_you_mean(name, known)}")
+    if names and not any(data[name].dims for name in names):
+        raise DataError(f"variables {names} have no dimensions: each is one number, and holds no samples")
     if dim is None:
         largest = max((data[name] for name in names if data[name].dims), key=lambda one: one.nbytes, default=None)
         dim = None if largest is None else str(largest.dims[0])

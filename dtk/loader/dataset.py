@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dtk.errors import ArgumentError
+from dtk.loader.ranks import is_in_group
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -46,7 +47,8 @@ class LoaderDataset(IterableDataset[Any]):
 
     def __init__(self, loader: Loader, epoch: int) -> None:
         self._loader = loader
-        self._next_epoch = torch.tensor(epoch).share_memory_()  # a worker lives for one epoch only, or never hears
+        # Shared with a worker process, which lives for one epoch and counts for the next, or is told of a new one.
+        self._next_epoch = torch.tensor(epoch).share_memory_()
 
     def __len__(self) -> int:
         return len(self._loader)
@@ -117,8 +119,10 @@ class LoaderDataset(IterableDataset[Any]):
                 )
 
     def __getstate__(self) -> dict[str, Any]:
-        loader = self._loader  # a worker that is spawned knows of no process group
-        return {**self.__dict__, "_loader": loader.on_rank(loader.rank, loader.ranks)}
+        loader = self._loader
+        if is_in_group():  # a worker that is spawned knows of none, and a rank that is spawned has yet to join one
+            loader = loader.on_rank(loader.rank, loader.ranks)
+        return {**self.__dict__, "_loader": loader}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -8,7 +8,7 @@ from torch import distributed
 
 from dtk.errors import ArgumentError
 
-__all__ = ["check_rank", "current_rank"]
+__all__ = ["check_rank", "current_rank", "is_in_group"]
 
 
 def check_rank(rank: int | None, ranks: int | None) -> None:
@@ -45,7 +45,7 @@ def current_rank() -> tuple[int, int]:
     ArgumentError
         If the environment tells how many ranks there are, but not which of them this is.
     """
-    if distributed.is_available() and distributed.is_initialized():
+    if is_in_group():
         return distributed.get_rank(), distributed.get_world_size()
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if ranks > 1 and "RANK" not in os.environ:  # Lightning sets one of them: all processes would take rank 0's samples
@@ -53,3 +53,14 @@ def current_rank() -> tuple[int, int]:
             f"WORLD_SIZE={ranks} is set but RANK is not; pass rank= and ranks=, or iterate once the process group is up"
         )
     return int(os.environ.get("RANK", "0")), ranks
+
+
+def is_in_group() -> bool:
+    """Tell whether this process has joined a process group.
+
+    Returns
+    -------
+    bool
+        False where torch has none.
+    """
+    return bool(distributed.is_available() and distributed.is_initialized())

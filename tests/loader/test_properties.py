@@ -136,7 +136,7 @@ def test_files_of_any_shape_give_each_sample_once_and_the_same_batches_to_any_ra
 @given(files(), st.data())
 def test_a_run_that_is_resumed_at_every_step_and_once_more_equals_an_uninterrupted_one(written, data):
     write, rows = written
-    chosen = {**data.draw(options(rows)), "global_batch_size": max(1, rows // 8), "memory": "1 MiB"}
+    chosen = {**data.draw(options(rows)), "global_batch_size": max(1, rows // 8)}
     first, second = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
     with tempfile.TemporaryDirectory() as folder:
         path = write(Path(folder))

@@ -63,6 +63,9 @@ class GridEncoder:
         chosen = [source.variables[name] for name in names]
         self._inputs = [variable for variable in chosen if not variable.is_static]
         static = [variable for variable in chosen if variable.is_static]
+        for variable in static:
+            if not variable.shape:
+                raise ArgumentError(f"inputs={variable.name!r} is one number for all samples; leave it out of inputs=")
         if not self._inputs:
             raise ArgumentError(f"inputs={names!r} have no samples: none has the dimension {source.dim!r}")
         self._target, self._weight = target, weight

@@ -6,8 +6,9 @@ import copy as copying
 import os
 import time
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -15,20 +16,23 @@ import torch
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError
+from dtk.loader.dataset import LoaderDataset
 from dtk.loader.encoder import Encoder, LabelledEncoder, make_encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Tail
 from dtk.loader.paddings import Paddings
 from dtk.loader.plan import Plan
 from dtk.loader.planning import make_plan
+from dtk.loader.ranks import check_rank, current_rank
 from dtk.loader.reader import Reader
 from dtk.loader.ring import Ring, pad
 from dtk.loader.sampling import EpochDraw, Sampling, counting_source, make_rule, names_in
 from dtk.loader.schedule import make_schedule
 from dtk.loader.state import check_state, state_of
+from dtk.loader.transfer import as_device, on_device
 from dtk.memory import parse_nbytes
 from dtk.sources import Source, TableSource, as_source
-from dtk.sources.arrays import ArraySource, array_source
+from dtk.sources.arrays import ArraySource, Verify, array_source
 from dtk.sources.counting import count, with_rows
 from dtk.sources.zarr_read import Scratch
 
@@ -72,19 +76,26 @@ class Loader:
         Rows that fill no global batch are left out, others in each epoch, or come in a last batch that is padded with
         samples of weight 0.
     rank : int, optional
-        The rank that iterates; from the gang (``RANK``) or 0 if None.
+        The rank that iterates; if None, from the process group, else from ``RANK``, else 0.
     ranks : int, optional
-        The number of ranks; from the gang (``WORLD_SIZE``) or 1 if None.
+        The number of ranks; if None, from the process group, else from ``WORLD_SIZE``, else 1.
     read_threads : int, optional
         Threads that read; if None, the processor's cores by the ranks of this host, at most 4.
     copy : bool
         Whether a batch stays valid; otherwise only until the next one is asked for.
+    collate : callable, optional
+        Called with each batch, in the thread that iterates; what it returns is handed out instead. Tensors that it
+        keeps or returns stay valid as long as the batch does.
+    verify : {"metadata", "list"}
+        By what a saved state knows a plain Zarr store again: its metadata, or as well a listing of all objects with
+        sizes and times, which takes a while where they are many. Parquet files are known by size, time and footer,
+        Icechunk by its snapshot.
 
     Attributes
     ----------
     encoder : LabelledEncoder
         What makes the arrays of a batch.
-    preparation, target, weight, sampling : object
+    preparation, target, weight, sampling, collate : object
         As given.
     wait_s : float
         Seconds that iterations waited for data so far.
@@ -113,6 +124,9 @@ class Loader:
     With `sampling`, an epoch has as many steps as without, but its rows are drawn with replacement and anew in each
     epoch: some come several times and others not at all, so that "every sample once" does not hold. The weights and
     classes of all rows, like the rows that a filter leaves, are known by one pass over these columns: see `count`.
+    A batch is a slice of memory that the readers fill again: it is valid until the next one is asked for, unless
+    ``copy=True``. Those of a GPU (`on_device`) and those of `to_iterable_dataset` are copies. To leave an iteration, by
+    an exception, a ``break`` or Ctrl-C, ends its threads.
 
     Examples
     --------
@@ -139,6 +153,8 @@ class Loader:
         ranks: int | None = None,
         read_threads: int | None = None,
         copy: bool = False,
+        collate: Callable[[Batch], Any] | None = None,
+        verify: Verify = "metadata",
     ) -> None:
         for name, value, least in (("global_batch_size", global_batch_size, 1), ("seed", seed, 0)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
@@ -147,11 +163,20 @@ class Loader:
             raise ArgumentError(f"tail={tail!r} must be 'trim' or 'pad'")
         if read_threads is not None and read_threads < 1:
             raise ArgumentError(f"read_threads={read_threads!r} must be at least 1")
-        _check_rank(rank, ranks)
-        self.preparation, self.target, self.weight, self.sampling = preparation, target, weight, sampling
+        if verify not in ("metadata", "list"):
+            raise ArgumentError(f"verify={verify!r} must be 'metadata' or 'list'")
+        if collate is not None and not callable(collate):
+            raise ArgumentError(f"collate={collate!r} must be callable: it is given each batch")
+        check_rank(rank, ranks)
+        self.preparation, self.target, self.weight, self.collate = preparation, target, weight, collate
+        self.sampling = sampling
         self.encoder: LabelledEncoder | GridEncoder
         self._source: Source | ArraySource
-        arrays = array_source(data)
+        drawn_by = None if sampling == "balanced" else sampling
+        chosen = (
+            None if inputs is None else [*inputs, *(name for name in (target, weight, drawn_by) if name is not None)]
+        )
+        arrays = array_source(data, chosen)
         source = as_source(data) if arrays is None else arrays
         rule = make_rule(sampling, source, shuffle=shuffle, target=target, preparation=preparation)
         if rule is not None and preparation is None and inputs is None:
@@ -161,7 +186,7 @@ class Loader:
         if isinstance(source, ArraySource):
             if preparation is not None:
                 raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
-            self._source = source
+            self._source = source if verify == source.verify else replace(source, verify=verify)
             self.encoder = GridEncoder(source, inputs=inputs, target=target, weight=weight)
         else:
             self.encoder = make_encoder(
@@ -180,6 +205,7 @@ class Loader:
         self._memory_nbytes = parse_nbytes(memory)
         self._rank, self._ranks = rank, ranks
         self._read_threads, self._copy = read_threads, copy
+        self._device, self._prefetch = torch.device("cpu"), 1
         self._plan: Plan | None = None
         self._ring: Ring | None = None
         self._encoded: dict[str, NDArray[Any]] | None = None
@@ -219,12 +245,12 @@ class Loader:
     @property
     def rank(self) -> int:
         """The rank that iterates."""
-        return self._rank if self._rank is not None else int(os.environ.get("RANK", "0"))
+        return self._rank if self._rank is not None else current_rank()[0]
 
     @property
     def ranks(self) -> int:
         """The number of ranks."""
-        return self._ranks if self._ranks is not None else int(os.environ.get("WORLD_SIZE", "1"))
+        return self._ranks if self._ranks is not None else current_rank()[1]
 
     @property
     def epoch(self) -> int:
@@ -239,20 +265,25 @@ class Loader:
     def __len__(self) -> int:
         return self.plan.num_steps
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         plan, rank, ranks = self.plan, self.rank, self.ranks
-        _check_rank(rank, ranks)
+        check_rank(rank, ranks)
         plan.check(ranks)
         if not self._is_ahead:
             self._epoch, self._step = self._epoch + 1, 0
         self._is_ahead = False
         epoch, start = self._epoch, self._step
         batches = self._from_memory if self._is_small(plan) else self._from_disk
-        static = self._static()
-        with closing(batches(plan, epoch, rank, ranks, start)) as running:
-            for step, batch in enumerate(running, start=start):
+        static = {name: tensor.to(self._device) for name, tensor in self._static().items()}
+        with (
+            closing(batches(plan, epoch, rank, ranks, start)) as running,
+            closing(on_device(running, self._device, self._prefetch)) as moved,
+        ):
+            for step, batch in enumerate(moved, start=start):
+                whole = batch | static
+                collated = whole if self.collate is None else self.collate(whole)
                 self._step = step + 1
-                yield batch | static
+                yield collated
         self._epoch, self._step, self._is_ahead = epoch + 1, 0, True
 
     def count(self, *, progress: bool = False) -> None:
@@ -325,10 +356,64 @@ class Loader:
         ArgumentError
             If there is no such rank.
         """
-        _check_rank(rank, ranks)
+        check_rank(rank, ranks)
         other = copying.copy(self)
         other._rank, other._ranks = rank, ranks
         return other
+
+    def on_device(self, device: torch.device | str, *, prefetch: int = 1) -> Self:
+        """Return a copy whose batches lie on a device.
+
+        Parameters
+        ----------
+        device : torch.device or str
+            For a GPU, the readers fill pinned memory, and a stream of its own copies from there beside the steps.
+        prefetch : int
+            Batches that are on their way to a GPU ahead of the one that was handed out.
+
+        Returns
+        -------
+        Loader
+            At the same epoch and step; it shares nothing that changes. Batches on another device than the CPU stay
+            valid.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such kind of device, or `prefetch` is negative.
+
+        Examples
+        --------
+        >>> loader = Loader({"x": np.arange(4.0)}, global_batch_size=2).on_device("cpu")
+        >>> [batch["inputs"].device.type for batch in loader]
+        ['cpu', 'cpu']
+        """
+        if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 0:
+            raise ArgumentError(f"prefetch={prefetch!r} must be a whole number, at least 0")
+        other = copying.copy(self)
+        other._device, other._prefetch = as_device(device), prefetch
+        return other
+
+    def to_iterable_dataset(self) -> LoaderDataset:
+        """Return a view for what takes PyTorch's datasets, such as its `DataLoader`.
+
+        Returns
+        -------
+        LoaderDataset
+            Its items are whole batches, and copies, so that they may be kept: for
+            ``DataLoader(dataset, batch_size=None)``. It begins at this loader's epoch and step, and has a state of its
+            own.
+
+        Examples
+        --------
+        >>> loader = Loader({"x": np.arange(6.0)}, global_batch_size=2)
+        >>> batches = torch.utils.data.DataLoader(loader.to_iterable_dataset(), batch_size=None)
+        >>> [tuple(batch["inputs"].shape) for batch in batches]
+        [(2, 1), (2, 1), (2, 1)]
+        """
+        other = copying.copy(self)
+        other._copy = True
+        return LoaderDataset(other, self._epoch if self._is_ahead else self._epoch + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands: what follows the batch that was handed out last.
@@ -338,7 +423,8 @@ class Loader:
         dict
             Plain values, fit for JSON. The same on all ranks that have taken the same number of steps.
         """
-        return state_of(self.plan, self._epoch, self._step)
+        plan = self.plan  # counts the source's rows where that is needed
+        return state_of(self._source, plan, self._epoch, self._step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where another loader of the same data stood, on any number of ranks.
@@ -356,7 +442,8 @@ class Loader:
         ArgumentError
             If the state is of another version, or incomplete.
         """
-        check_state(state, self.plan)
+        plan = self.plan
+        check_state(state, self._source, plan)
         for name, value in self._arguments.items():
             if state["order"][name] != value:
                 warnings.warn(
@@ -391,7 +478,7 @@ class Loader:
         order, ring_steps, width = plan.order, plan.ring_steps(ranks), plan.order.batch_width(ranks)
         ring, self._ring = self._ring, None  # an iteration beside this one makes its own
         if ring is None or (ring.num_steps, ring.width) != (ring_steps, width):
-            ring = Ring(plan.fields, ring_steps, width)
+            ring = Ring(plan.fields, ring_steps, width, pinned=self._device.type == "cuda")
         schedule = make_schedule(
             order, epoch, rank, ranks, ring_steps=ring_steps, lead_steps=plan.lead_steps(ranks), start=start
         )
@@ -423,7 +510,8 @@ class Loader:
                 self.read_nbytes += reader.read_nbytes - counted_nbytes
                 counted_nbytes = reader.read_nbytes
                 batch = ring.batch(step, paddings.of(step))
-                yield {name: tensor.clone() for name, tensor in batch.items()} if self._copy else batch
+                is_copied = self._copy and self._device.type == "cpu"  # on their way elsewhere they are anyway
+                yield {name: tensor.clone() for name, tensor in batch.items()} if is_copied else batch
         finally:
             reader.close()
         self._ring = ring
@@ -460,13 +548,6 @@ class Loader:
         index_nbytes = 8 if self._sampling is None else 64
         nbytes = plan.order.num_rows * (plan.row_nbytes + index_nbytes)
         return isinstance(self._source, TableSource) and nbytes * _CACHED_SHARE <= self._memory_nbytes
-
-
-def _check_rank(rank: int | None, ranks: int | None) -> None:
-    if (rank is None) != (ranks is None):
-        raise ArgumentError(f"rank={rank!r} and ranks={ranks!r} must be given together, or neither")
-    if rank is not None and ranks is not None and not 0 <= rank < ranks:
-        raise ArgumentError(f"rank={rank!r} must be at least 0 and less than ranks={ranks!r}")
 
 
 def _default_threads() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,9 +118,10 @@ class Reader:
         # No more threads than may hold a chunk at a time: what one has freed is kept for it by the allocators.
         at_once = max(1, decode_nbytes // max(1, int(chunk_nbytes.max(initial=1))))
         self._threads = [
-            threading.Thread(target=self._work, name=f"dtk-read-{number}", daemon=True)
+            _ReadThread(target=self._work, name=f"dtk-read-{number}", daemon=True)
             for number in range(min(num_threads, at_once, len(schedule)))
         ]
+        atexit.register(self.close)  # an iteration that nobody closes must not run on while the interpreter ends
         for thread in self._threads:
             thread.start()
 
@@ -146,11 +148,14 @@ class Reader:
 
     def close(self) -> None:
         """End all threads, and wait for them."""
+        atexit.unregister(self.close)
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
-        for thread in self._threads:
-            thread.join()
+        # The garbage collector closes lost iterations in any thread: those that read must not wait for each other.
+        if not isinstance(threading.current_thread(), _ReadThread):
+            for thread in self._threads:
+                thread.join()
 
     def _needs(self, step: int) -> bool:
         schedule = self._schedule
@@ -249,6 +254,10 @@ class Reader:
             yield self._source.read(chunk, self._columns, scratch)
         finally:
             self._scratches.append(scratch)
+
+
+class _ReadThread(threading.Thread):
+    """A thread that reads."""
 
 
 class _Places:

@@ -28,13 +28,18 @@ class Ring:
         Steps that it holds.
     width : int
         Rows of a batch.
+    pinned : bool
+        Whether a GPU copies from it.
     """
 
-    def __init__(self, fields: Mapping[str, Field], num_steps: int, width: int) -> None:
+    def __init__(self, fields: Mapping[str, Field], num_steps: int, width: int, *, pinned: bool = False) -> None:
         self.num_steps, self.width = num_steps, width
         num_rows = num_steps * width
-        self._arrays = {name: np.zeros((num_rows, *field.shape), field.dtype) for name, field in fields.items()}
-        self._tensors = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
+        zeros = {name: np.zeros((num_rows, *field.shape), field.dtype) for name, field in fields.items()}
+        self._tensors = {name: torch.from_numpy(array) for name, array in zeros.items()}
+        if pinned:
+            self._tensors = {name: tensor.pin_memory() for name, tensor in self._tensors.items()}
+        self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
 
     @property
     def nbytes(self) -> int:

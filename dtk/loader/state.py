@@ -7,17 +7,22 @@ from typing import Any, Final
 
 from dtk.errors import ArgumentError, DataError
 from dtk.loader.plan import Plan
+from dtk.sources import Source
+from dtk.sources.arrays import ArraySource
+from dtk.sources.facts import changes, facts_of
 
 __all__ = ["check_state", "state_of"]
 
 _VERSION: Final = 1
 
 
-def state_of(plan: Plan, epoch: int, step: int) -> dict[str, Any]:
+def state_of(source: Source | ArraySource, plan: Plan, epoch: int, step: int) -> dict[str, Any]:
     """Describe a position and everything that it depends on.
 
     Parameters
     ----------
+    source : Source or ArraySource
+        What is read.
     plan : Plan
         What is iterated over.
     epoch : int
@@ -37,18 +42,21 @@ def state_of(plan: Plan, epoch: int, step: int) -> dict[str, Any]:
         "source": plan.source_identity,
         "num_rows": plan.order.num_rows,
         "num_chunks": plan.num_chunks,
+        "facts": facts_of(source),
         "order": plan.order.parameters(),
         "sampling": None if plan.sampling is None else dict(plan.sampling),
     }
 
 
-def check_state(state: Mapping[str, Any], plan: Plan) -> None:
+def check_state(state: Mapping[str, Any], source: Source | ArraySource, plan: Plan) -> None:
     """Refuse a state that is not of this data.
 
     Parameters
     ----------
     state : mapping
         What `state_of` returned.
+    source : Source or ArraySource
+        As it is now.
     plan : Plan
         Of the data as it is now.
 
@@ -72,9 +80,11 @@ def check_state(state: Mapping[str, Any], plan: Plan) -> None:
     if state["source"] != plan.source_identity:
         was = f"{state['num_rows']:,} rows in {state['num_chunks']:,} chunks"
         found = f"{plan.order.num_rows:,} rows in {plan.num_chunks:,} chunks"
-        changed = f"it had {was} and has {found}" if was != found else "its files, columns or filters changed"
+        told = [f"it had {was} and has {found}"] if was != found else []
+        told += changes(source, state.get("facts", {}))
         raise DataError(
-            f"the data is not what the state was saved from: {changed}; restore it, or start anew without the state"
+            f"the data is not what the state was saved from: {'; '.join(told) or 'its metadata changed'}. "
+            "Restore it, or start anew without the state"
         )
     if dict(drawn) != dict(draws):
         raise DataError(

@@ -8,21 +8,23 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError
+from dtk.sources.array_facts import array_changes, array_facts
 from dtk.sources.plain_read import PlainRead, plain_read
 from dtk.sources.zarr_read import Scratch, read_region, stored_chunk_nbytes
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ArrayBlock", "ArraySource", "ArrayVariable", "array_source", "source_of_dataset"]
+__all__ = ["ArrayBlock", "ArraySource", "ArrayVariable", "Verify", "array_source", "source_of_dataset"]
 
+Verify = Literal["metadata", "list"]
 
 _LEAST_NBYTES: Final = 1 << 20  # of a chunk, decoded
 
@@ -129,24 +131,40 @@ class ArraySource:
         The size of `dim`.
     chunk_edges : numpy.ndarray
         An int64 ``[chunks + 1]``: the samples at which chunks begin and end.
+    verify : {"metadata", "list"}
+        What its identity holds: the metadata, or a listing of all objects as well.
     """
 
     dim: str
     variables: Mapping[str, ArrayVariable]
     num_samples: int
     chunk_edges: npt.NDArray[np.int64]
+    verify: Verify = "metadata"
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the stores' places and metadata, and of what is selected."""
-        digest = hashlib.blake2b(digest_size=16)
-        for name, variable in sorted(self.variables.items()):
-            read = variable.read
-            metadata = json.dumps(read.array.metadata.to_dict(), sort_keys=True, default=str)
-            decode = [repr(getattr(function, "keywords", function)) for function in read.decode]
-            told = [name, self.dim, str(read.array.store_path), metadata, repr(read.selection), decode]
-            digest.update(json.dumps(told).encode())
-        return digest.hexdigest()
+        """Hash of the stores' places and metadata, of what is selected, and of the snapshot or the listing."""
+        return hashlib.blake2b(json.dumps(self.facts).encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a saved state tells of it, see `dtk.sources.facts`."""
+        return array_facts(self)
+
+    def changes(self, facts: Mapping[str, Any]) -> list[str]:
+        """Say how it differs from what it was.
+
+        Parameters
+        ----------
+        facts : mapping
+            Its facts then.
+
+        Returns
+        -------
+        list of str
+            One for each difference.
+        """
+        return array_changes(self, facts)
 
     @property
     def chunk_rows(self) -> npt.NDArray[np.int64]:
@@ -313,7 +331,9 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     for name in names:
         if name not in data.variables:
             known = [str(known) for known in data.variables]
-            raise ArgumentError(f"columns={name!r} is no variable of the data{did_you_mean(name, known)}")
+            raise ArgumentError(f"{name!r} is no variable of the data{did_you_mean(name, known)}")
+    if names and not any(data[name].dims for name in names):
+        raise DataError(f"variables {names} have no dimensions: each is one number, and holds no samples")
     if dim is None:
         largest = max((data[name] for name in names if data[name].dims), key=lambda one: one.nbytes, default=None)
         dim = None if largest is None else str(largest.dims[0])

@@ -8,7 +8,7 @@ reading its row group, converting it as Dask would, and running the program in t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from dtk.errors import DataError, DtkError, SourceError
 from dtk.memory import format_nbytes
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import FrameReader, Read
+from dtk.sources.facts import changed_columns, column_facts, short_digest
 from dtk.sources.identity import expression_identity, has_own_functions
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.program import ChunkFrame, Program
@@ -58,6 +59,8 @@ class ExpressionSource:
         int64 [chunks]; None while unknown.
     first_group : np.ndarray
         int64 [chunks + 1]: the first row group of `base` in each chunk.
+    operations : str
+        Hash of the expression alone.
     has_own_functions : bool
         Whether it calls functions of the user, of which the identity may not tell everything.
     """
@@ -70,6 +73,7 @@ class ExpressionSource:
     identity: str
     chunk_rows: npt.NDArray[np.int64] | None
     first_group: npt.NDArray[np.int64]
+    operations: str
     has_own_functions: bool = False
 
     @property
@@ -159,6 +163,41 @@ class ExpressionSource:
         more = f" and {stop - first - 1} more" if stop - first > 1 else ""
         return f"{self.base.describe(int(first))}{more}"
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a saved state tells of it, see `dtk.sources.facts`."""
+        rows = b"" if self.chunk_rows is None else self.chunk_rows.tobytes()
+        return {
+            "kind": "expression",
+            "columns": column_facts(self.schema),
+            "base": self.base.facts,
+            "operations": self.operations,
+            "rows": short_digest(rows),
+        }
+
+    def changes(self, facts: Mapping[str, Any]) -> list[str]:
+        """Say how it differs from what it was.
+
+        Parameters
+        ----------
+        facts : mapping
+            Its facts then.
+
+        Returns
+        -------
+        list of str
+            One for each difference.
+        """
+        now = self.facts
+        found = changed_columns(facts["columns"], now["columns"])
+        below = self.base.changes(facts["base"])
+        found += [change for change in below if change not in found]
+        if facts["operations"] != now["operations"]:
+            found.append("its filters or derived columns changed")
+        elif not found and facts["rows"] != now["rows"]:
+            found.append("its filters leave other rows")
+        return found
+
     def __repr__(self) -> str:
         return f"ExpressionSource({self.num_chunks} chunks over {self.base!r})"
 
@@ -232,7 +271,8 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
     if not all(looks_at_rows(node) for node in expr.walk()):
         first_group = np.append(np.flatnonzero(np.diff(partitions, prepend=-1)), base.num_chunks)
     keeps = reader.filters is None and all(keeps_rows(node) for node in expr.walk())
-    digest = hashlib.blake2b(f"{base.identity} {expression_identity(template)}".encode(), digest_size=16)
+    operations_here = short_digest(expression_identity(template), str(reader.filters))
+    digest = hashlib.blake2b(f"{base.identity} {operations_here}".encode(), digest_size=16)
     digest.update(first_group.tobytes())
     source = ExpressionSource(
         base=base,
@@ -243,6 +283,7 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
         identity=digest.hexdigest(),
         chunk_rows=base.chunk_rows if keeps else None,
         first_group=first_group.astype(np.int64),
+        operations=operations_here,
         has_own_functions=has_own_functions(template),
     )
     return replace(source, schema=_schema_of(source, template._meta, expr))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from dtk.errors import DataError, NotFoundError
 
-__all__ = ["FOOTER_THREADS", "Footer", "read_footers", "stat_file"]
+__all__ = ["FOOTER_THREADS", "Footer", "read_footers", "stat_file", "version_of"]
 
 MAGIC: Final = b"PAR1"
 FOOTER_THREADS: Final = 8
@@ -122,8 +122,24 @@ def stat_file(path: str, filesystem: Any) -> str:
         info = filesystem.info(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; check the path") from error
-    version = next((info[key] for key in ("ETag", "etag", "mtime", "LastModified", "updated") if info.get(key)), "")
-    return f"{info['size']}:{version}"
+    return f"{info['size']}:{version_of(info)}"
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """Tell a file's version from what fsspec says of it.
+
+    Parameters
+    ----------
+    info : mapping
+        What its ``info`` returns.
+
+    Returns
+    -------
+    str
+        The time or tag that changes when the file does; empty if there is none.
+    """
+    keys = ("ETag", "etag", "mtime", "LastModified", "updated", "created")
+    return str(next((info[key] for key in keys if info.get(key)), ""))
 
 
 def _read_footer(path: str, filesystem: Any) -> Footer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -242,7 +243,9 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
             for dim, size in zip(variable.dims, variable.encoding.get("shards") or (), strict=False)
         }
         if shards:  # a piece of a shard costs a look into the shard's index: read whole ones
-            data = xr.open_zarr(store, chunks=shards, consolidated=consolidated)
+            with warnings.catch_warnings():  # variables without shards may have other chunks, small as they are
+                warnings.filterwarnings("ignore", "The specified chunks separate the stored chunks")
+                data = xr.open_zarr(store, chunks=shards, consolidated=consolidated)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{listing.path} cannot be read as Zarr: {error}") from error
     return _checked_dataset(data, listing.path, columns)

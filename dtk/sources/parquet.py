@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from dtk.errors import DataError
 from dtk.sources.columns import checked_columns
+from dtk.sources.facts import changed_columns, changed_files, column_facts, file_facts, short_digest
 from dtk.sources.footers import Footer, read_footers, stat_file
 
 __all__ = ["ParquetSource"]
@@ -199,6 +201,50 @@ class ParquetSource:
     def paths(self) -> list[str]:
         """The files, in the order of their rows."""
         return [self.root + name for name in self.names]
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """What a saved state tells of it, see `dtk.sources.facts`."""
+        names = [path[len(self._directory) + 1 :] for path in self.paths]
+        return {
+            "kind": "parquet",
+            "columns": column_facts(self.schema),
+            "directory": self._directory,
+            "files": file_facts(names, self.versions, self._rows_of_files),
+            "row_groups": short_digest(self.file_of_chunk.tobytes(), self.row_group.tobytes()),
+        }
+
+    def changes(self, facts: Mapping[str, Any]) -> list[str]:
+        """Say how it differs from what it was.
+
+        Parameters
+        ----------
+        facts : mapping
+            Its facts then.
+
+        Returns
+        -------
+        list of str
+            One for each difference.
+        """
+        found = changed_columns(facts["columns"], self.facts["columns"])
+        then, now = facts["directory"], self._directory
+        if not f"{then}/".startswith(f"{now}/") and not f"{now}/".startswith(f"{then}/"):
+            return [*found, f"it lies in {now} and lay in {then}"]
+        runs = [[f"{then}/{run[0]}", *run[1:]] for run in facts["files"]]
+        files = changed_files(runs, self.paths, self.versions, self._rows_of_files)
+        if not files and facts["row_groups"] != self.facts["row_groups"]:
+            found.append("other row groups are chosen, by other filters")
+        return found + files
+
+    @property
+    def _directory(self) -> str:
+        """The one that all files lie in, or below."""
+        return self.root.rpartition("/")[0]
+
+    @property
+    def _rows_of_files(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.file_of_chunk, self.chunk_rows, minlength=len(self.names)).astype(np.int64)
 
     def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a row group.

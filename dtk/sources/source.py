@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from dtk.errors import ArgumentError, DataError, SourceError
 from dtk.sources.columns import checked_columns
+from dtk.sources.facts import changed_columns, column_facts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,6 +171,27 @@ class TableSource:
         """
         first = chunk * self.rows_per_chunk
         return f"table in memory, rows {first} to {first + int(self.chunk_rows[chunk]) - 1}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a saved state tells of it, see `dtk.sources.facts`."""
+        return {"kind": "table", "columns": column_facts(self.schema), "num_rows": self.table.num_rows}
+
+    def changes(self, facts: Mapping[str, Any]) -> list[str]:
+        """Say how it differs from what it was.
+
+        Parameters
+        ----------
+        facts : mapping
+            Its facts then.
+
+        Returns
+        -------
+        list of str
+            One for each difference.
+        """
+        found = changed_columns(facts["columns"], self.facts["columns"])
+        return found or ([] if facts["num_rows"] != self.table.num_rows else ["its values changed"])
 
     def __repr__(self) -> str:
         return f"TableSource({self.table.num_rows} rows, {self.table.num_columns} columns)"

@@ -94,7 +94,7 @@ def read_region(array: zarr.Array[Any], region: Region, out: NDArray[Any], scrat
     """
     layout = _layout(array)
     if layout is None:
-        out[...] = array[region]
+        _through_zarr(array, region, out)
         return
     for cell in _cells(region, layout.outer):
         key = array.metadata.encode_chunk_key(cell)
@@ -104,6 +104,27 @@ def read_region(array: zarr.Array[Any], region: Region, out: NDArray[Any], scrat
             _place(layout, cell, encoded, region, out, scratch)
         except (RuntimeError, ValueError, struct.error, OSError) as error:
             raise DataError(f"{array.store_path.store}/{path} cannot be decoded: {error}; write it again") from error
+
+
+def _through_zarr(array: zarr.Array[Any], region: Region, out: NDArray[Any]) -> None:
+    """Read by zarr's own pipeline, and find out which chunk is damaged if it fails."""
+    try:
+        out[...] = array[region]
+    except MemoryError:
+        raise
+    except Exception as error:  # codecs raise what they like
+        raise DataError(f"{_damaged(array, region)} cannot be decoded: {error}; write it again") from error
+
+
+def _damaged(array: zarr.Array[Any], region: Region) -> str:
+    """Name the first chunk of a region that cannot be read."""
+    shape = tuple(array.shards or array.chunks)
+    for cell in _cells(region, shape):
+        try:
+            array[tuple(slice(number * size, (number + 1) * size) for number, size in zip(cell, shape, strict=True))]
+        except Exception:
+            return f"{array.store_path}/{array.metadata.encode_chunk_key(cell)}"
+    return str(array.store_path)
 
 
 def _cells(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -215,6 +215,9 @@ def fit_network(
         raise ArgumentError(f"patience={patience!r} must be a whole number, at least 1, or None")
     if patience is not None and validation is None:
         raise ArgumentError(f"patience={patience} needs validation data; give validation=")
+    for name, given in (("loader", loader), ("validation", validation)):
+        if given is not None and given.collate is not None:
+            raise ArgumentError(f"{name} has collate={given.collate!r}, which is for loops of your own; leave it out")
     if validation is not None:
         _check_validation(validation, loader)
     is_one_odds = goal_of(loss) == "two classes" and isinstance(target, ClassTarget) and len(target.classes) == 2

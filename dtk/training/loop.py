@@ -145,6 +145,8 @@ def train_rank(recipe: Recipe, loader: Loader, validation: Loader | None, contex
     DataError
         If the loss or a weight of the module gets infinite or NaN.
     """
+    loader = loader.on_device(context.device)
+    validation = None if validation is None else validation.on_device(context.device)
     loop = _Loop(recipe, loader, context)
     best = _Best(recipe.patience, keeps_state=context.rank == 0)
     report = RankReport()
@@ -262,7 +264,7 @@ class _Loop:
         self._replica.eval()
         self._share_buffers()
         with torch.inference_mode():
-            for step, batch in enumerate(self._on_device(iter(validation))):
+            for step, batch in enumerate(validation):
                 outputs = _forward(self.module, batch)
                 losses = self._recipe.loss(outputs, batch["target"])
                 value = float(weighted_sum(losses, batch["weight"]))
@@ -328,7 +330,7 @@ class _Loop:
 
     def _timed(self, loader: Loader) -> Iterator[dict[str, Tensor]]:
         """Count the seconds between asking for a batch and having it."""
-        batches = self._on_device(iter(loader))
+        batches = iter(loader)
         while True:
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -336,11 +338,6 @@ class _Loop:
             if batch is None:
                 return
             yield batch
-
-    def _on_device(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-        if self._device.type == "cpu":
-            return batches
-        return ({name: value.to(self._device, non_blocking=True) for name, value in batch.items()} for batch in batches)
 
     def _sum_over_ranks(self, value: float) -> float:
         if self._context.ranks == 1:

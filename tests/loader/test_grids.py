@@ -122,7 +122,7 @@ def test_the_plan_knows_the_bytes(store):
     ("options", "error", "text"),
     [
         ({"inputs": ["t2m", "trust"]}, ArgumentError, "inputs='trust' has the dimensions .* must share their last two"),
-        ({"inputs": ["t2"]}, ArgumentError, "inputs='t2' is no variable to learn from"),
+        ({"inputs": ["t2"]}, ArgumentError, "'t2' is no variable of the data; did you mean 't2m'"),
         ({"inputs": ["mask"]}, ArgumentError, "none has the dimension"),
         ({"inputs": ["t2m", "number"]}, ArgumentError, "inputs='number' is no variable to learn from"),
         ({"target": "mask"}, ArgumentError, "target='mask' is no variable with samples"),

@@ -154,5 +154,5 @@ def test_wrong_names_and_types_are_refused(store, tmp_path):
     words.to_zarr(tmp_path / "words.zarr", zarr_format=2, consolidated=False)
     with pytest.raises(DataError, match="variable 's' holds .*, no numbers"):
         source_of_dataset(opened(str(tmp_path / "words.zarr")), ["s"])
-    with pytest.raises(ArgumentError, match="dim=None is no dimension"):
+    with pytest.raises(DataError, match=r"variables \['zero'\] have no dimensions: each is one number"):
         source_of_dataset(opened(str(tmp_path / "words.zarr")), ["zero"])

@@ -1,0 +1,107 @@
+"""What tells one state of a Zarr store from another: its place, its snapshot, its objects."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dtk.sources.footers import version_of
+
+__all__ = ["list_objects", "snapshot_of", "store_place"]
+
+
+def snapshot_of(store: Any) -> str | None:
+    """Return the snapshot that an Icechunk store reads.
+
+    Parameters
+    ----------
+    store : zarr.abc.store.Store
+        Any store.
+
+    Returns
+    -------
+    str or None
+        Its id; None for any other store.
+    """
+    session = getattr(store, "session", None)
+    snapshot = getattr(session, "snapshot_id", None)
+    return None if snapshot is None else str(snapshot)
+
+
+def store_place(store_path: Any) -> str:
+    """Say where an array lies, in the same words in each process.
+
+    Parameters
+    ----------
+    store_path : zarr.storage.StorePath
+        Of the array.
+
+    Returns
+    -------
+    str
+        The store and the path in it.
+    """
+    snapshot = snapshot_of(store_path.store)
+    return str(store_path) if snapshot is None else f"icechunk/{store_path.path}"
+
+
+def list_objects(store_path: Any) -> tuple[list[str], list[str], npt.NDArray[np.int64]]:
+    """List the objects of an array.
+
+    Parameters
+    ----------
+    store_path : zarr.storage.StorePath
+        Of the array.
+
+    Returns
+    -------
+    names : list of str
+        Their keys in the store, sorted.
+    versions : list of str
+        Bytes, and the time or tag that changes when the object does, where the store has one.
+    sizes : numpy.ndarray
+        An int64 ``[objects]``: bytes of each.
+    """
+    store, prefix = store_path.store, store_path.path
+    if type(store).__name__ == "LocalStore":
+        found = _of_directory(str(store.root), prefix)
+    elif type(store).__name__ == "FsspecStore":
+        found = _of_filesystem(store, prefix)
+    else:
+        found = _of_store(store, prefix)
+    names = sorted(found)
+    sizes = np.array([found[name][0] for name in names], np.int64)
+    return names, [f"{found[name][0]}:{found[name][1]}" for name in names], sizes
+
+
+def _of_directory(root: str, prefix: str) -> dict[str, tuple[int, str]]:
+    found = {}
+    for directory, _, files in os.walk(os.path.join(root, prefix)):
+        for file in files:
+            path = os.path.join(directory, file)
+            status = os.stat(path)
+            found[os.path.relpath(path, root)] = (status.st_size, str(status.st_mtime_ns))
+    return found
+
+
+def _of_filesystem(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
+    from zarr.core.sync import sync
+
+    root = store.path.rstrip("/")
+    listed: dict[str, dict[str, Any]] = sync(store.fs._find(f"{root}/{prefix}".rstrip("/"), detail=True))
+    start = len(store.fs._strip_protocol(root).rstrip("/")) + 1
+    return {path[start:]: (int(info["size"]), version_of(info)) for path, info in listed.items()}
+
+
+def _of_store(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
+    """List what zarr knows of any store: no times."""
+    from zarr.core.sync import sync
+
+    async def collected() -> dict[str, tuple[int, str]]:
+        keys = [key async for key in store.list_prefix(f"{prefix}/" if prefix else "")]
+        return {key: (await store.getsize(key), "") for key in keys}
+
+    return sync(collected())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,11 @@ class LoaderDataset(IterableDataset[Any]):
     def __init__(self, loader: Loader, epoch: int) -> None:
         self._loader = loader
         # Shared with a worker process, which lives for one epoch and counts for the next, or is told of a new one.
-        self._next_epoch = torch.tensor(epoch).share_memory_()
+        self._shared_epoch = torch.tensor(epoch).share_memory_()
+        self._owner: int | None = os.getpid()
 
     def __len__(self) -> int:
+        self._own()
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
@@ -68,7 +71,8 @@ class LoaderDataset(IterableDataset[Any]):
         self._check_use()
         if epoch < 0:
             raise ArgumentError(f"epoch={epoch!r} must be at least 0")
-        self._next_epoch.fill_(epoch)
+        self._own()
+        self._shared_epoch.fill_(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration in this process stands: what follows the batch that was handed out last.
@@ -89,12 +93,22 @@ class LoaderDataset(IterableDataset[Any]):
             What `state_dict` returned.
         """
         self._loader.load_state_dict(state)
-        self._next_epoch.fill_(self._loader.epoch)
+        self._own()
+        self._shared_epoch.fill_(self._loader.epoch)
 
     def _batches(self) -> Generator[Any, None, None]:
-        self._loader.set_epoch(int(self._next_epoch))
-        self._next_epoch += 1
+        self._own()
+        self._loader.set_epoch(int(self._shared_epoch))
+        self._shared_epoch += 1
         yield from self._loader
+
+    def _own(self) -> None:
+        """Share the epoch with workers of this process alone: ranks that got the dataset from it count apart."""
+        if get_worker_info() is None:
+            if self._owner != os.getpid():
+                self._shared_epoch, self._owner = self._shared_epoch.clone().share_memory_(), os.getpid()
+        elif self._owner not in (None, os.getppid()):
+            raise ArgumentError("the dataset comes from another process than its DataLoader; make it where it is used")
 
     def _check_use(self) -> None:
         """Refuse to be shared out or put together once more, as far as the callers tell."""
@@ -122,11 +136,15 @@ class LoaderDataset(IterableDataset[Any]):
         loader = self._loader
         if is_in_group():  # a worker that is spawned knows of none, and a rank that is spawned has yet to join one
             loader = loader.on_rank(loader.rank, loader.ranks)
-        return {**self.__dict__, "_loader": loader}
+        is_for_worker = any("MultiProcessingDataLoaderIter" in frame.f_code.co_qualname for frame in _callers())
+        if is_for_worker:
+            self._own()
+            return {**self.__dict__, "_loader": loader, "_owner": None}
+        return {**self.__dict__, "_loader": loader, "_shared_epoch": int(self._shared_epoch)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._next_epoch.share_memory_()
+        self._shared_epoch = torch.as_tensor(self._shared_epoch).share_memory_()
 
 
 def _callers() -> Iterator[FrameType]:

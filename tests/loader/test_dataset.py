@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import pickle
 import warnings
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pyarrow as pa
@@ -110,6 +111,28 @@ def test_several_workers_are_refused(path):
         next(iter(DataLoader(dataset(path), batch_size=None, num_workers=2)))
 
 
+def in_rank(view, rank, results):
+    results.put((rank, [numbers(view), numbers(view)]))
+
+
+def test_ranks_that_get_the_same_view_count_their_epochs_apart(path):
+    context = multiprocessing.get_context("fork")
+    results, view = context.Queue(), dataset(path)
+    pickled = ForkingPickler.dumps(view)  # as for a rank that is spawned
+    np.testing.assert_array_equal(numbers(pickle.loads(pickled)), epoch_rows(0, path))
+    np.testing.assert_array_equal(numbers(pickle.loads(pickled)), epoch_rows(0, path))
+    processes = [context.Process(target=in_rank, args=(view, rank, results)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for _ in processes:
+        _, epochs = results.get(timeout=60)
+        for epoch, seen in enumerate(epochs):
+            np.testing.assert_array_equal(seen, epoch_rows(epoch, path))
+    for process in processes:
+        process.join(60)
+    np.testing.assert_array_equal(numbers(view), epoch_rows(0, path))
+
+
 def in_group(rank, path, file, results):
     os.environ.pop("RANK", None)
     distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
@@ -117,7 +140,9 @@ def in_group(rank, path, file, results):
         view = dataset(path)
         here = numbers(view)
         bound = pickle.loads(pickle.dumps(view))
-        bound.set_epoch(0)
+        assert numbers(bound).shape == here.shape  # epoch 1
+        view.set_epoch(0)
+        bound = pickle.loads(pickle.dumps(view))
         distributed.barrier()
         distributed.destroy_process_group()
         results.put((rank, here, numbers(bound)))

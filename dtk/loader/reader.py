@@ -155,7 +155,8 @@ class Reader:
         # The garbage collector closes lost iterations in any thread: those that read must not wait for each other.
         if not isinstance(threading.current_thread(), _ReadThread):
             for thread in self._threads:
-                thread.join()
+                if thread.ident is not None:  # Ctrl-C may come before it was started
+                    thread.join()
 
     def _needs(self, step: int) -> bool:
         schedule = self._schedule

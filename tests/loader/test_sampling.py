@@ -407,7 +407,7 @@ def test_more_that_cannot_be_drawn_by(store):
         loader_of(table.append_column("balanced", table["w"]), sampling="balanced")
     with pytest.raises(ArgumentError, match=r"cannot draw by 't', which is not one number for each of 'time'"):
         Loader(store, inputs=["t"], sampling="t")
-    with pytest.raises(ArgumentError, match="sampling='nothing' is no column of the data"):
+    with pytest.raises(ArgumentError, match="'nothing' is no variable of the data"):
         Loader(store, inputs=["t"], sampling="nothing")
     nested = pa.table({"x": [1.0, 2.0], "y": [[1], [2]]})
     with pytest.raises(ArgumentError, match="which holds list<.* and no classes"):

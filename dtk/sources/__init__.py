@@ -8,6 +8,7 @@ from dtk.sources.parquet import ParquetSource
 from dtk.sources.schema import schema_of
 from dtk.sources.source import Source, TableSource, as_source, chunk_groups, counted, readable
 from dtk.sources.split import split
+from dtk.sources.window import Window
 from dtk.sources.write import write_parquet
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ParquetSource",
     "Source",
     "TableSource",
+    "Window",
     "as_source",
     "chunk_groups",
     "counted",

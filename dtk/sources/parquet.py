@@ -200,8 +200,8 @@ class ParquetSource:
         """The files, in the order of their rows."""
         return [self.root + name for name in self.names]
 
-    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read a row group.
+    def read(self, chunk: int, columns: Sequence[str] | None = None, *, num_rows: int | None = None) -> pa.Table:
+        """Read a row group, or its first rows.
 
         Parameters
         ----------
@@ -209,11 +209,13 @@ class ParquetSource:
             From 0 to ``num_chunks - 1``.
         columns : sequence of str, optional
             Which columns, in order; all of the source's if None.
+        num_rows : int, optional
+            How many of the first rows; no more pages than hold these are decoded. All if None.
 
         Returns
         -------
         pa.Table
-            ``chunk_rows[chunk]`` rows.
+            ``chunk_rows[chunk]`` rows, or `num_rows`.
 
         Raises
         ------
@@ -223,19 +225,23 @@ class ParquetSource:
             If the file is damaged, or was changed since the source was made.
         """
         names = checked_columns(columns, self.schema.names)
-        file = int(self.file_of_chunk[chunk])
+        file, group = int(self.file_of_chunk[chunk]), int(self.row_group[chunk])
         stored = [name for name in names if name not in self.hive]
+        whole_rows = int(self.chunk_rows[chunk])
+        num_rows = whole_rows if num_rows is None else min(num_rows, whole_rows)
         try:
             with self._open(file) as opened:
-                table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
+                if num_rows == whole_rows or not stored:
+                    table = opened.read_row_group(group, columns=stored, use_threads=False)
+                else:
+                    table = _first_rows(opened, group, stored, num_rows)
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.describe(chunk)} cannot be read: {error}; write the file again") from error
-        num_rows = int(self.chunk_rows[chunk])
         arrays = [
             pa.repeat(self.hive[name][file], num_rows) if name in self.hive else table.column(name) for name in names
         ]
         if not arrays:  # only such a table keeps its number of rows
-            return table
+            return table.slice(0, num_rows)
         return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(name) for name in names]))
 
     def describe(self, chunk: int) -> str:
@@ -328,6 +334,16 @@ class _Footers:
 
 
 _FOOTERS = _Footers()
+
+
+def _first_rows(file: pq.ParquetFile, group: int, columns: list[str], num_rows: int) -> pa.Table:
+    batches, missing = [], num_rows
+    for batch in file.iter_batches(batch_size=num_rows, row_groups=[group], columns=columns, use_threads=False):
+        batches.append(batch.slice(0, missing))
+        missing -= len(batches[-1])
+        if not missing:
+            break
+    return pa.Table.from_batches(batches)
 
 
 def _with_hive(schema: pa.Schema, hive: Mapping[str, pa.Array]) -> pa.Schema:

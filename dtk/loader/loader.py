@@ -25,9 +25,12 @@ from dtk.loader.reader import Reader
 from dtk.loader.ring import Ring, pad
 from dtk.loader.schedule import make_schedule
 from dtk.loader.state import check_state, state_of
+from dtk.loader.windows import WindowEncoder, make_windows
 from dtk.memory import parse_nbytes
 from dtk.sources import Source, TableSource, as_source, counted
 from dtk.sources.arrays import ArraySource, array_source
+from dtk.sources.window import Window
+from dtk.sources.windows import WindowSource
 from dtk.sources.zarr_read import Scratch
 
 __all__ = ["Loader"]
@@ -54,6 +57,8 @@ class Loader:
         The column that weighs the samples in the loss; 1 for each if None.
     preparation : Encoder, optional
         What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None.
+    window : Window, optional
+        Makes samples of consecutive rows; a sample is one row if None.
     global_batch_size : int
         Samples of a step, over all ranks.
     shuffle : bool
@@ -78,7 +83,7 @@ class Loader:
     ----------
     encoder : LabelledEncoder
         What makes the arrays of a batch.
-    preparation, target, weight : object
+    preparation, target, weight, window : object
         As given.
     wait_s : float
         Seconds that iterations waited for data so far.
@@ -104,6 +109,11 @@ class Loader:
     channels, and the variables follow each other. Variables without the dimension of the samples are in the same way
     put together as ``"static"``, which has no batch dimension and is read once.
 
+    With a window ``"inputs"``, and whatever else a preparation makes, have an axis for the rows of the history behind
+    that of the batch. ``"target"`` has one for the leads if these are several, and ``"known"`` always has. The weight
+    is that of the first target's row. The target may be an input too, unless it lies at lead 0, and is one by default;
+    times and groups of tables are none by default.
+
     Examples
     --------
     >>> loader = Loader({"x": np.arange(6.0), "late": np.arange(6) % 2}, target="late", global_batch_size=2)
@@ -119,6 +129,7 @@ class Loader:
         target: str | None = None,
         weight: str | None = None,
         preparation: Encoder | None = None,
+        window: Window | None = None,
         global_batch_size: int = 4096,
         shuffle: bool = True,
         seed: int = 0,
@@ -138,10 +149,17 @@ class Loader:
             raise ArgumentError(f"read_threads={read_threads!r} must be at least 1")
         _check_rank(rank, ranks)
         self.preparation, self.target, self.weight = preparation, target, weight
-        self.encoder: LabelledEncoder | GridEncoder
-        self._source: Source | ArraySource
-        arrays = array_source(data)
-        if arrays is not None:
+        self.window = window
+        self.encoder: LabelledEncoder | GridEncoder | WindowEncoder
+        self._source: Source | ArraySource | WindowSource
+        arrays = array_source(data) if window is None else None
+        if window is not None:
+            if not isinstance(window, Window):
+                raise ArgumentError(f"window={window!r} must be a dtk.Window, such as dtk.Window('time', history=4)")
+            self._source, self.encoder = make_windows(
+                data, window, inputs=inputs, target=target, weight=weight, preparation=preparation
+            )
+        elif arrays is not None:
             if preparation is not None:
                 raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
             self._source = arrays
@@ -186,7 +204,9 @@ class Loader:
             The same for all ranks.
         """
         if self._plan is None:
-            if not isinstance(self._source, ArraySource):
+            if isinstance(self._source, WindowSource):
+                self._source = self._source.counted()
+            elif not isinstance(self._source, ArraySource):
                 self._source = counted(self._source)
             self._plan = self._make_plan()
         return self._plan
@@ -194,12 +214,12 @@ class Loader:
     @property
     def is_of_grids(self) -> bool:
         """Whether samples are of variables with dimensions, and not rows of a table."""
-        return isinstance(self._source, ArraySource)
+        return isinstance(self._rows, ArraySource)
 
     @property
     def is_in_memory(self) -> bool:
         """Whether the data is a table in memory, which travels with the loader."""
-        return isinstance(self._source, TableSource)
+        return isinstance(self._rows, TableSource)
 
     @property
     def rank(self) -> int:
@@ -397,10 +417,16 @@ class Loader:
 
     def _static(self) -> Batch:
         """Return what all samples share; read at the first iteration."""
-        if isinstance(self._source, ArraySource) and isinstance(self.encoder, GridEncoder) and not self._shared:
-            static = self.encoder.static(self._source)
+        if isinstance(self._rows, ArraySource) and not self._shared:
+            assert not isinstance(self.encoder, LabelledEncoder)
+            static = self.encoder.static(self._rows)
             self._shared = {} if static is None else {"static": torch.from_numpy(static)}
         return self._shared
+
+    @property
+    def _rows(self) -> Source | ArraySource:
+        """The source of the rows, below windows."""
+        return self._source.base if isinstance(self._source, WindowSource) else self._source
 
     def _is_small(self, plan: Plan) -> bool:
         index_nbytes = 8

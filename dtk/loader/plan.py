@@ -41,6 +41,8 @@ class Plan:
         An int64 ``[chunks]``: bytes that a chunk takes from when it is read until its rows are in the ring.
     memory_limit_nbytes : int
         Bytes that a rank's loader may hold.
+    decodes_per_row : float
+        Rows that are decoded by the row of a chunk that is read: more than 1 where windows reach into other chunks.
     """
 
     source_identity: str
@@ -49,6 +51,7 @@ class Plan:
     epoch_nbytes: int
     chunk_nbytes: Integers
     memory_limit_nbytes: int
+    decodes_per_row: float = 1.0
 
     @property
     def num_steps(self) -> int:
@@ -166,7 +169,7 @@ class Plan:
         -------
         float
             1 at best. More where a shard is read by several ranks, where a border between two ranks cuts a chunk, and
-            where a chunk is cut into blocks or is bigger than a fill.
+            where a chunk is cut into blocks or is bigger than a fill, and where windows reach into the next chunk.
         """
         order = self.order
         if not self.num_chunks or not order.num_rows:
@@ -176,7 +179,7 @@ class Plan:
         pieces = -(-order.chunk_rows // largest_piece)
         sliced = float((pieces * order.chunk_rows).sum()) / order.num_rows
         cuts = min(ranks, order.num_shards) - 1
-        return shared * sliced + cuts / self.num_chunks
+        return (shared * sliced + cuts / self.num_chunks) * self.decodes_per_row
 
     def warnings(self, ranks: int = 1) -> list[str]:
         """Say what is not as good as it could be, each with its remedy.

@@ -13,8 +13,10 @@ from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
 from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes
 from dtk.loader.segments import Integers
+from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source
 from dtk.sources.arrays import ArraySource
+from dtk.sources.windows import WindowSource
 
 __all__ = ["make_plan"]
 
@@ -22,8 +24,8 @@ _SHARDS: Final = (1, 2, 4, 8, 12, *(24 * 2**power for power in range(9)))
 
 
 def make_plan(
-    source: Source | ArraySource,
-    encoder: Encoder | GridEncoder,
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
     *,
     global_batch_size: int,
     shuffle: bool,
@@ -39,9 +41,9 @@ def make_plan(
 
     Parameters
     ----------
-    source : Source or ArraySource
+    source : Source, ArraySource or WindowSource
         With known rows in its chunks.
-    encoder : Encoder or GridEncoder
+    encoder : Encoder, GridEncoder or WindowEncoder
         What is made of the rows.
     global_batch_size : int
         Samples of a global batch.
@@ -82,6 +84,7 @@ def make_plan(
         epoch_nbytes=int(np.sum(source.chunk_nbytes)),
         chunk_nbytes=chunk_nbytes,
         memory_limit_nbytes=memory_limit_nbytes,
+        decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
     )
 
 
@@ -114,13 +117,20 @@ def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> in
     return (span - 1) * (batch // shards) + 1
 
 
-def _in_flight_nbytes(source: Source | ArraySource, encoder: Encoder | GridEncoder) -> Integers:
+def _in_flight_nbytes(
+    source: Source | ArraySource | WindowSource, encoder: Encoder | GridEncoder | WindowEncoder
+) -> Integers:
     """Return the bytes of each chunk while it is read and encoded."""
+    if isinstance(source, WindowSource):
+        return source.in_flight_nbytes(_in_flight_nbytes(source.base, encoder))
     nbytes = np.asarray(source.chunk_rows).astype(np.float64)
+    if isinstance(encoder, WindowEncoder):
+        encoded = encoder.encoded_nbytes
+    else:
+        encoded = sum(field.row_nbytes for field in encoder.fields.values())
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
         nbytes *= source.decoded_row_nbytes(encoder.columns)
     else:
-        encoded = sum(field.row_nbytes for field in encoder.fields.values())
         nbytes *= _decoded_row_nbytes(source, encoder.columns) + encoded
     if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
         nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
 from dtk.loader.encoder import Field
 from dtk.loader.explain import explain, warnings_of
@@ -17,7 +20,7 @@ from dtk.loader.order import Order
 from dtk.loader.segments import Integers
 from dtk.memory import format_nbytes
 
-__all__ = ["DESTINATION_NBYTES", "PERMUTING_NBYTES", "Plan", "decode_nbytes"]
+__all__ = ["DESTINATION_NBYTES", "PERMUTING_NBYTES", "Plan", "decode_nbytes", "streamed"]
 
 DESTINATION_NBYTES: Final = 8  # of a row that is being decoded: where in the ring it goes
 PERMUTING_NBYTES: Final = 24  # of a row of the one fill whose permutation is being drawn
@@ -41,8 +44,12 @@ class Plan:
         An int64 ``[chunks]``: bytes that a chunk takes from when it is read until its rows are in the ring.
     memory_limit_nbytes : int
         Bytes that a rank's loader may hold.
+    slice_rows : int
+        Rows of a slice of a chunk that is too big to be decoded whole; 0 where all are decoded whole.
     decodes_per_row : float
         Rows that are decoded by the row of a chunk that is read: more than 1 where windows reach into other chunks.
+    cautions : tuple of str
+        What the source warns of.
     """
 
     source_identity: str
@@ -51,7 +58,9 @@ class Plan:
     epoch_nbytes: int
     chunk_nbytes: Integers
     memory_limit_nbytes: int
+    slice_rows: int = 0
     decodes_per_row: float = 1.0
+    cautions: tuple[str, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -85,6 +94,11 @@ class Plan:
         fields = [[name, field.dtype.str, list(field.shape)] for name, field in self.fields.items()]
         text = json.dumps([self.source_identity, self.order.digest, fields])
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def is_streamed(self) -> NDArray[np.bool_]:
+        """Whether a chunk is read in slices, bool ``[chunks]``."""
+        return streamed(self.order.chunk_rows, self.slice_rows)
 
     @cached_property
     def decode_nbytes(self) -> int:
@@ -177,6 +191,8 @@ class Plan:
         shared = (order.num_shards + ranks - math.gcd(ranks, order.num_shards)) / order.num_shards
         largest_piece = min(order.fill_rows, order.block_rows or order.fill_rows)
         pieces = -(-order.chunk_rows // largest_piece)
+        if order.block_rows is None:  # then the pieces of a chunk that is read in slices follow each other
+            pieces[self.is_streamed] = 1
         sliced = float((pieces * order.chunk_rows).sum()) / order.num_rows
         cuts = min(ranks, order.num_shards) - 1
         return (shared * sliced + cuts / self.num_chunks) * self.decodes_per_row
@@ -262,6 +278,24 @@ class Plan:
 
 def _lead_steps(span: int, rank_shards: int) -> int:
     return span if rank_shards <= 1 else -(-2 * span // rank_shards)
+
+
+def streamed(chunk_rows: Integers, slice_rows: int) -> NDArray[np.bool_]:
+    """Tell which chunks are read in slices.
+
+    Parameters
+    ----------
+    chunk_rows : numpy.ndarray
+        An int64 ``[chunks]``.
+    slice_rows : int
+        Rows of a slice; 0 for none.
+
+    Returns
+    -------
+    numpy.ndarray
+        A bool ``[chunks]``: those of more than two slices.
+    """
+    return (chunk_rows > 2 * slice_rows) & (slice_rows > 0)
 
 
 def decode_nbytes(chunk_nbytes: Integers, limit_nbytes: int) -> int:

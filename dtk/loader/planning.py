@@ -11,16 +11,21 @@ import pyarrow as pa
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
-from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes
+from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes, streamed
 from dtk.loader.segments import Integers
 from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source
 from dtk.sources.arrays import ArraySource
+from dtk.sources.parquet import ParquetSource
 from dtk.sources.windows import WindowSource
 
 __all__ = ["make_plan"]
 
 _SHARDS: Final = (1, 2, 4, 8, 12, *(24 * 2**power for power in range(9)))
+_SLICE_NBYTES: Final = 32 << 20
+_LEAST_SLICE_ROWS: Final = 1024
+_PAGE_NBYTES: Final = 2 << 20  # twice what writers make pages of
+_SAMPLED_ROWS: Final = 65_536
 
 
 def make_plan(
@@ -64,7 +69,7 @@ def make_plan(
         Not checked yet.
     """
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
-    chunk_nbytes = _in_flight_nbytes(source, encoder)
+    slice_rows, chunk_nbytes = _in_flight(source, encoder)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
         room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes)
@@ -84,7 +89,9 @@ def make_plan(
         epoch_nbytes=int(np.sum(source.chunk_nbytes)),
         chunk_nbytes=chunk_nbytes,
         memory_limit_nbytes=memory_limit_nbytes,
+        slice_rows=slice_rows,
         decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
+        cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
     )
 
 
@@ -117,25 +124,36 @@ def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> in
     return (span - 1) * (batch // shards) + 1
 
 
-def _in_flight_nbytes(
+def _in_flight(
     source: Source | ArraySource | WindowSource, encoder: Encoder | GridEncoder | WindowEncoder
-) -> Integers:
-    """Return the bytes of each chunk while it is read and encoded."""
+) -> tuple[int, Integers]:
+    """Return the rows of the slices in which big row groups are read, and the bytes of each chunk while it is read."""
     if isinstance(source, WindowSource):
-        return source.in_flight_nbytes(_in_flight_nbytes(source.base, encoder))
-    nbytes = np.asarray(source.chunk_rows).astype(np.float64)
-    if isinstance(encoder, WindowEncoder):
-        encoded = encoder.encoded_nbytes
-    else:
-        encoded = sum(field.row_nbytes for field in encoder.fields.values())
+        assert isinstance(encoder, WindowEncoder)
+        _, of_rows = _in_flight_rows(source.base, encoder.columns, encoder.encoded_nbytes, may_slice=False)
+        return 0, source.in_flight_nbytes(of_rows)
+    encoded = sum(field.row_nbytes for field in encoder.fields.values())
+    return _in_flight_rows(source, encoder.columns, encoded, may_slice=True)
+
+
+def _in_flight_rows(
+    source: Source | ArraySource, columns: Sequence[str], encoded_nbytes: int, *, may_slice: bool
+) -> tuple[int, Integers]:
+    rows, slice_rows = np.asarray(source.chunk_rows), 0
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
-        nbytes *= source.decoded_row_nbytes(encoder.columns)
+        nbytes = rows * source.decoded_row_nbytes(columns)
     else:
-        nbytes *= _decoded_row_nbytes(source, encoder.columns) + encoded
+        row_nbytes = _decoded_row_nbytes(source, columns) + encoded_nbytes
+        nbytes = rows * row_nbytes
     if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
         nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)
+    if isinstance(source, ParquetSource) and source.filesystem is None and may_slice:
+        slice_rows = max(_LEAST_SLICE_ROWS, int(_SLICE_NBYTES / max(row_nbytes, 1)))
+        # A slice, the one before, and of each column the page that they are cut from.
+        of_slices = 2 * slice_rows * row_nbytes + _PAGE_NBYTES * len(columns)
+        nbytes = np.where(streamed(rows, slice_rows), np.minimum(nbytes, of_slices), nbytes)
     whole: Integers = np.ceil(nbytes).astype(np.int64)
-    return whole
+    return slice_rows, whole
 
 
 def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:
@@ -150,5 +168,9 @@ def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:
     chunks = np.flatnonzero(np.asarray(source.chunk_rows))
     if not variable or not len(chunks):
         return fixed
-    sample = source.read(int(chunks[0]), variable)
+    chunk = int(chunks[0])
+    if isinstance(source, ParquetSource):
+        sample = next(source.read_slices(chunk, _SAMPLED_ROWS, variable))
+    else:
+        sample = source.read(chunk, variable)
     return float(fixed + sample.nbytes / max(sample.num_rows, 1))

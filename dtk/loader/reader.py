@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dtk.errors import DataError, NotFoundError
 from dtk.loader.encoder import LabelledEncoder
@@ -17,8 +18,10 @@ from dtk.loader.order import Order
 from dtk.loader.ring import Ring
 from dtk.loader.schedule import Piece, Read, Schedule
 from dtk.loader.segments import Integers
+from dtk.loader.streams import Streams
 from dtk.loader.windows import WindowEncoder
 from dtk.sources.arrays import ArraySource
+from dtk.sources.parquet import ParquetSource
 from dtk.sources.windows import WindowSource
 from dtk.sources.zarr_read import Scratch
 
@@ -57,6 +60,10 @@ class Reader:
         Bytes of decoded chunks that all threads hold at a time; a single chunk may be larger.
     chunk_nbytes : numpy.ndarray
         An int64 ``[chunks]``: what each takes of them.
+    is_streamed : numpy.ndarray
+        A bool ``[chunks]``: whether a row group is read in slices.
+    slice_rows : int
+        Rows of a slice.
     scratches : list of Scratch
         Memory that reads of arrays use, and leave here for the next one.
 
@@ -82,6 +89,8 @@ class Reader:
         num_threads: int,
         decode_nbytes: int,
         chunk_nbytes: Integers,
+        is_streamed: NDArray[np.bool_],
+        slice_rows: int,
         scratches: list[Scratch],
     ) -> None:
         self._source, self._encoder, self._ring = source, encoder, ring
@@ -89,6 +98,8 @@ class Reader:
         self._columns = list(encoder.columns)
         self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
         self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
+        self._is_streamed = is_streamed
+        self._streams = Streams(source, self._columns, slice_rows) if isinstance(source, ParquetSource) else None
         self._changed = threading.Condition()
         self._step = start
         self._next = 0
@@ -188,7 +199,9 @@ class Reader:
         """Carry out a read; return False if no row of it is this rank's, and nothing was read."""
         pieces = [(piece, self._places.of(piece)) for piece in read.pieces]
         has_rows = any((places >= 0).any() for _, places in pieces)
-        if has_rows:
+        if has_rows and self._streams is not None and self._is_streamed[read.chunk]:
+            self._stream(self._streams, read.chunk, pieces)
+        elif has_rows:
             with self._block(read.chunk) as block:
                 if block.num_rows != self._chunk_rows[read.chunk]:
                     raise DataError(
@@ -199,6 +212,18 @@ class Reader:
         for piece in read.pieces:
             self._places.release(piece.fill)
         return has_rows
+
+    def _stream(self, streams: Streams, chunk: int, pieces: list[tuple[Piece, Integers]]) -> None:
+        """Read a part of a big chunk, slice by slice."""
+        first_row = min(piece.first_row for piece, _ in pieces)
+        stop_row = max(piece.first_row + piece.num_rows for piece, _ in pieces)
+        for at, table in streams.slices(chunk, first_row, stop_row):
+            for piece, places in pieces:
+                start = max(at - piece.first_row, 0)
+                stop = min(at + table.num_rows - piece.first_row, piece.num_rows)
+                if start < stop:
+                    rows = table.slice(piece.first_row + start - at, stop - start)
+                    self._ring.scatter(self._encoder.pack(rows), places[start:stop])
 
     @contextmanager
     def _block(self, chunk: int) -> Iterator[Any]:

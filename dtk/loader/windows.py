@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -156,9 +156,9 @@ def _encoded_sparsely(
 
 @dataclass(frozen=True)
 class _Nothing:
-    """Encodes nothing; what another encoder makes besides is named, so that it isn't made again."""
+    """Encodes nothing: for labels alone."""
 
-    fields: Mapping[str, Field]
+    fields: Mapping[str, Field] = field(default_factory=dict)
     columns: tuple[str, ...] = ()
 
     def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
@@ -254,10 +254,10 @@ def _table_windows(
         at["weight"] = ("weight", weighed)
     shares = [_Share(history, at)]
     if target is not None and "target" not in made:
-        labels = LabelledEncoder(_Nothing({}), schema, target=target, weight=None)
+        labels = LabelledEncoder(_Nothing(), schema, target=target, weight=None)
         shares.append(_Share(labels, {"target": ("target", leads)}, sparse=True))
     if weight is not None and "weight" not in made:
-        labels = LabelledEncoder(_Nothing({}), schema, target=None, weight=weight)
+        labels = LabelledEncoder(_Nothing(), schema, target=None, weight=weight)
         shares.append(_Share(labels, {"weight": ("weight", weighed)}, sparse=True))
     if window.known:
         for name in checked_columns(window.known, schema.names, argument="window known"):

@@ -200,8 +200,8 @@ class ParquetSource:
         """The files, in the order of their rows."""
         return [self.root + name for name in self.names]
 
-    def read(self, chunk: int, columns: Sequence[str] | None = None, *, num_rows: int | None = None) -> pa.Table:
-        """Read a row group, or its first rows.
+    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read a row group.
 
         Parameters
         ----------
@@ -209,13 +209,11 @@ class ParquetSource:
             From 0 to ``num_chunks - 1``.
         columns : sequence of str, optional
             Which columns, in order; all of the source's if None.
-        num_rows : int, optional
-            How many of the first rows; no more pages than hold these are decoded. All if None.
 
         Returns
         -------
         pa.Table
-            ``chunk_rows[chunk]`` rows, or `num_rows`.
+            ``chunk_rows[chunk]`` rows.
 
         Raises
         ------
@@ -224,25 +222,44 @@ class ParquetSource:
         DataError
             If the file is damaged, or was changed since the source was made.
         """
-        names = checked_columns(columns, self.schema.names)
-        file, group = int(self.file_of_chunk[chunk]), int(self.row_group[chunk])
-        stored = [name for name in names if name not in self.hive]
-        whole_rows = int(self.chunk_rows[chunk])
-        num_rows = whole_rows if num_rows is None else min(num_rows, whole_rows)
-        try:
-            with self._open(file) as opened:
-                if num_rows == whole_rows or not stored:
-                    table = opened.read_row_group(group, columns=stored, use_threads=False)
-                else:
-                    table = _first_rows(opened, group, stored, num_rows)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{self.describe(chunk)} cannot be read: {error}; write the file again") from error
-        arrays = [
-            pa.repeat(self.hive[name][file], num_rows) if name in self.hive else table.column(name) for name in names
-        ]
-        if not arrays:  # only such a table keeps its number of rows
-            return table.slice(0, num_rows)
-        return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(name) for name in names]))
+        file = int(self.file_of_chunk[chunk])
+        names, stored = self._named(columns)
+        with self._naming(chunk), self._open(file) as opened:
+            table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
+        return self._with_hive(table, names, file)
+
+    def read_slices(self, chunk: int, num_rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Read a row group from its start, a slice after the other; it is never whole in memory.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        num_rows : int
+            Rows of a slice; the last one may have fewer.
+        columns : sequence of str, optional
+            Which columns, in order; all of the source's if None.
+
+        Yields
+        ------
+        pa.Table
+            The next rows.
+
+        Raises
+        ------
+        ArgumentError
+            If a column is not there.
+        DataError
+            If the file is damaged, or was changed since the source was made.
+        """
+        file = int(self.file_of_chunk[chunk])
+        names, stored = self._named(columns)
+        with self._naming(chunk), self._open(file, is_kept=False) as opened:
+            slices = opened.iter_batches(
+                num_rows, row_groups=[int(self.row_group[chunk])], columns=stored, use_threads=False
+            )
+            while (batch := next(slices, None)) is not None:
+                yield self._with_hive(pa.Table.from_batches([batch]), names, file)
 
     def describe(self, chunk: int) -> str:
         """Say where a chunk lies.
@@ -265,15 +282,38 @@ class ParquetSource:
             f" {int(self.chunk_rows.sum())} rows)"
         )
 
+    def _named(self, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """Return which columns are wanted, and which of them are in the files."""
+        names = checked_columns(columns, self.schema.names)
+        return names, [name for name in names if name not in self.hive]
+
+    def _with_hive(self, table: pa.Table, names: list[str], file: int) -> pa.Table:
+        """Put the columns of the directories' names beside those of the file."""
+        arrays = [
+            pa.repeat(self.hive[name][file], table.num_rows) if name in self.hive else table.column(name)
+            for name in names
+        ]
+        if not arrays:  # only such a table keeps its number of rows
+            return table
+        return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(name) for name in names]))
+
     @contextmanager
-    def _open(self, file: int) -> Iterator[pq.ParquetFile]:
+    def _naming(self, chunk: int) -> Iterator[None]:
+        """Name the row group in what goes wrong."""
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{self.describe(chunk)} cannot be read: {error}; write the file again") from error
+
+    @contextmanager
+    def _open(self, file: int, *, is_kept: bool = True) -> Iterator[pq.ParquetFile]:
         """Open a file for one read, or take up the one that this thread has open."""
         path = self.root + self.names[file]
         version = self.versions[file]
         if stat_file(path, self.filesystem) != version:
             raise DataError(f"{path} was changed since it was opened; open the data again")
         if self.filesystem is None:
-            mapped, opened = _KEPT.get(path, version)
+            mapped, opened = _KEPT.get(path, version) if is_kept else _mapped(path, version)
             yield opened
             mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
             return
@@ -298,16 +338,21 @@ class _Kept(threading.local):
         if key in self._files:
             self._files.move_to_end(key)
             return self._files[key]
-        with open(path, "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        footer = _FOOTERS.get(key)
-        opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)), metadata=footer)
-        if footer is None:
-            _FOOTERS.put(key, opened.metadata)
-        self._files[key] = mapped, opened
+        self._files[key] = _mapped(path, version)
         if len(self._files) > KEPT_FILES:
             self._files.popitem(last=False)
-        return mapped, opened
+        return self._files[key]
+
+
+def _mapped(path: str, version: str) -> tuple[mmap.mmap, pq.ParquetFile]:
+    """Map a file into memory, and open it there."""
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    footer = _FOOTERS.get((path, version))
+    opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)), metadata=footer)
+    if footer is None:
+        _FOOTERS.put((path, version), opened.metadata)
+    return mapped, opened
 
 
 _KEPT = _Kept()
@@ -334,16 +379,6 @@ class _Footers:
 
 
 _FOOTERS = _Footers()
-
-
-def _first_rows(file: pq.ParquetFile, group: int, columns: list[str], num_rows: int) -> pa.Table:
-    batches, missing = [], num_rows
-    for batch in file.iter_batches(batch_size=num_rows, row_groups=[group], columns=columns, use_threads=False):
-        batches.append(batch.slice(0, missing))
-        missing -= len(batches[-1])
-        if not missing:
-            break
-    return pa.Table.from_batches(batches)
 
 
 def _with_hive(schema: pa.Schema, hive: Mapping[str, pa.Array]) -> pa.Schema:

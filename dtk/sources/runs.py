@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -152,13 +152,13 @@ def runs_of_table(source: Source, step: float | None, window: Window) -> Runs:
     if not source.num_chunks:
         none = np.zeros(0, np.int64)
         return Runs(step, none, none, none, none, none.astype(bool), 0, 0)
-    found, steps = _summaries(source, chunk_groups(source, 256), step, window)
+    found, steps = _summaries(source, [range(*group) for group in chunk_groups(source, 256)], step, window)
     if step is None:
         step = _common_step(found, steps)
         # Chunks of another step of their own are looked at again: few, where the data has a common one.
         others = np.flatnonzero((found.step != 0) & (found.step != step))
         if step is not None and len(others):
-            again, _ = _summaries(source, [(chunk, chunk + 1) for chunk in others.tolist()], step, window)
+            again, _ = _summaries(source, np.array_split(others, min(256, len(others))), step, window)
             for values, changed in zip(found, again, strict=True):
                 values[others] = changed
     return _joined_runs(found, step, window)
@@ -183,7 +183,7 @@ class _Chunks(NamedTuple):
 _Summary = tuple[_Chunks, Counter[Any]]  # and the most common steps
 
 
-def _summaries(source: Source, groups: Sequence[tuple[int, int]], step: float | None, window: Window) -> _Summary:
+def _summaries(source: Source, groups: Sequence[Any], step: float | None, window: Window) -> _Summary:
     from dtk.runtime import map_reduce
 
     found = map_reduce(_Summarise(step, window), _merge, groups, shared=source, label="windows")
@@ -197,8 +197,8 @@ class _Summarise:
     step: float | None
     window: Window
 
-    def __call__(self, source: Source, group: tuple[int, int]) -> _Summary:
-        return _merge([self._of(source, chunk) for chunk in range(*group)])
+    def __call__(self, source: Source, chunks: Iterable[int]) -> _Summary:
+        return _merge([self._of(source, int(chunk)) for chunk in chunks])
 
     def _of(self, source: Source, chunk: int) -> _Summary:
         dim, groups = self.window.dim, self.window.groups

@@ -67,16 +67,20 @@ class Window:
         if not isinstance(self.dim, str):
             raise ArgumentError(f"dim={self.dim!r} must be the name of the time")
         for name in ("history", "stride"):
-            if not _is_whole(getattr(self, name), 1):
-                raise ArgumentError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
-        if self.lead is not None and not isinstance(self.lead, Integral):
-            object.__setattr__(self, "lead", tuple(self.lead) or None)  # type: ignore[arg-type]
-        leads = self.leads
-        if not all(_is_whole(lead, 0) for lead in leads) or list(leads) != sorted(set(leads)):
+            value = getattr(self, name)
+            if not _is_whole(value, 1):
+                raise ArgumentError(f"{name}={value!r} must be a whole number, at least 1")
+            object.__setattr__(self, name, int(value))
+        lead: Any = () if self.lead is None else self.lead
+        is_one = isinstance(lead, Integral | float)
+        leads = [lead] if is_one else list(lead)
+        if not all(_is_whole(lead, 0) for lead in leads) or leads != sorted(set(leads)):
             raise ArgumentError(
                 f"lead={self.lead!r} must be a whole number, at least 0, or several that rise; rows before the time "
                 "belong to the history="
             )
+        whole = tuple(map(int, leads))
+        object.__setattr__(self, "lead", whole[0] if is_one else whole or None)
         if isinstance(self.known, str):
             raise ArgumentError(f"known={self.known!r} must list names; give known=[{self.known!r}]")
         object.__setattr__(self, "known", tuple(self.known))

@@ -220,6 +220,30 @@ class WindowSource:
         is_read = self._runs.windows > 0
         return float(self.decoded_rows[is_read].sum() / max(1, int(self._runs.rows[is_read].sum())))
 
+    def cautions(self) -> list[str]:
+        """Say what becomes no window though it may have been meant to.
+
+        Returns
+        -------
+        list of str
+            One line each.
+        """
+        runs, window = self._runs, self.window
+        order = ", ".join(map(repr, (*window.groups, window.dim)))
+        found = []
+        if runs.num_backward:
+            found.append(
+                f"time goes back in {runs.num_backward:,} rows, where no window crosses; sort the data by {order}"
+            )
+        num_rows, num_windows = int(runs.rows.sum()), int(runs.windows.sum())
+        if 2 * num_windows * window.stride < num_rows - window.num_rows:
+            found.append(
+                f"only {num_windows:,} windows begin in {num_rows:,} rows, as no more than {runs.longest:,} follow "
+                f"each other one step of {window.dim!r} apart; sort the data by {order}, or give the step= that is "
+                "meant"
+            )
+        return found
+
     def in_flight_nbytes(self, of_base: Integers) -> Integers:
         """Return the bytes of each chunk while its rows are read and encoded.
 
@@ -330,7 +354,7 @@ class WindowSource:
         while num_rows:
             wanted = min(num_rows, int(self._runs.rows[chunk]))
             if wanted and isinstance(self.base, ParquetSource):
-                yield self.base.read(chunk, names, num_rows=wanted)
+                yield next(self.base.read_slices(chunk, wanted, names))
             elif wanted:
                 assert not isinstance(self.base, ArraySource)
                 yield self.base.read(chunk, names).slice(0, wanted)
@@ -365,10 +389,9 @@ def windows_of_table(data: Any, source: Source, window: Window, columns: Sequenc
     checked_columns([window.dim], source.schema.names, argument="window dim")
     keys = [window.dim, *checked_columns(window.groups, source.schema.names, argument="window group")]
     step = step_of(window.step, unit_of_type(source.schema.field(window.dim).type, window.dim))
-    wanted = list(dict.fromkeys([*columns, *keys]))
-    if isinstance(data, Source) or wanted == source.schema.names:
+    if isinstance(data, Source):
         return WindowSource(source, window, step=step)
-    base = as_source(data, wanted)
+    base = as_source(data, list(dict.fromkeys([*columns, *keys])))
     narrow = as_source(data, list(dict.fromkeys(keys))) if isinstance(base, ExpressionSource) else None
     is_alike = narrow is not None and np.array_equal(_stored_rows(narrow), _stored_rows(base))
     return WindowSource(base, window, keys=narrow if is_alike else None, step=step)

@@ -170,6 +170,22 @@ def test_a_window_over_data_of_any_kind(source, folder):
         assert pickle.loads(pickle.dumps(loader)).num_samples == len(expected)
 
 
+def test_groups_that_are_directories(tmp_path):
+    frame, window = make_frame(), hourly()
+    pq.write_to_dataset(pa.Table.from_pandas(frame, preserve_index=False), tmp_path, partition_cols=["station"])
+    loader = loader_of(str(tmp_path), window)
+    assert loader.plan.decodes_per_row == 1  # the border of a group is that of a file
+    seen = [check(batch, frame, window) for batch in loader]
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), starts_by_hand(frame, window, HOUR))
+
+
+@pytest.mark.usefixtures("client")
+def test_runs_are_found_on_a_cluster(folder):
+    frame, data = make_frame(), dd.read_parquet(folder)
+    kept = frame[frame.x > -1].reset_index(drop=True)
+    assert loader_of(data[data.x > -1]).num_samples == len(starts_by_hand(kept, hourly(), HOUR))
+
+
 @pytest.mark.parametrize("is_source", [True, False])
 def test_a_filter_makes_gaps_and_a_derived_column_is_an_input(folder, is_source):
     frame, window = make_frame(), hourly(history=2, lead=1)
@@ -472,8 +488,10 @@ def test_the_kernel_refuses_what_lies_outside(starts, offsets, places, fault):
         ({"history": 2.5}, "history=2.5 must be a whole number"),
         ({"stride": 0}, "stride=0 must be a whole number, at least 1"),
         ({"lead": -1}, "lead=-1 must be a whole number, at least 0"),
-        ({"lead": [3, 1]}, r"lead=\(3, 1\) must be a whole number, at least 0, or several that rise"),
+        ({"lead": [3, 1]}, r"lead=\[3, 1\] must be a whole number, at least 0, or several that rise"),
         ({"lead": [1, 1]}, "or several that rise"),
+        ({"lead": 1.5}, "lead=1.5 must be a whole number"),
+        ({"lead": True}, "lead=True must be a whole number"),
         ({"known": "hour"}, r"known='hour' must list names; give known=\['hour'\]"),
         ({"known": ["hour"], "lead": None}, "lead=None has none"),
     ],
@@ -490,6 +508,7 @@ def test_a_window_is_a_plain_value():
     assert eval(repr(window)) == window
     assert (window.leads, window.groups, window.num_rows) == ((1, 3), ("a", "b"), 7)
     assert Window("time", lead=()).lead is None
+    assert repr(Window("time", np.int64(4), np.array([1, 3]), np.int64(1), ["a", "b"], ["c"])) == repr(window)
     assert dtk.Window is Window
 
 
@@ -532,6 +551,22 @@ def test_rows_out_of_order_are_told(tmp_path):
     frame = make_frame().iloc[::-1]
     with pytest.raises(DataError, match=r"the longest has 1; time goes back in 5\d\d rows; sort the data by"):
         _ = loader_of(frame, hourly(step="1h")).plan
+
+
+def test_a_plan_warns_of_rows_that_become_no_windows(source):
+    assert not loader_of(source).plan.cautions
+    frame, window = make_frame(), hourly(group=None, history=2, lead=1, step="1h")
+    for hours, message in (
+        (np.arange(ROWS) % 300, "time goes back in 1 rows, where no window crosses; sort the data by 'time'"),
+        (
+            np.where(np.arange(ROWS) < 20, 1, 3) * np.arange(ROWS),
+            "only 18 windows begin in 600 rows, as no more than 20 follow each other one step of 'time' apart; sort "
+            "the data by 'time', or give the step= that is meant",
+        ),
+    ):
+        plan = loader_of(frame.assign(time=frame.time.to_numpy()[0] + HOUR * hours), window).plan
+        assert plan.warnings() == [message]
+        assert f"warning: {message}" in plan.explain()
 
 
 def test_an_empty_table_says_so():

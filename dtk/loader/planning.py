@@ -130,7 +130,8 @@ def _in_flight(
     """Return the rows of the slices in which big row groups are read, and the bytes of each chunk while it is read."""
     if isinstance(source, WindowSource):
         assert isinstance(encoder, WindowEncoder)
-        _, of_rows = _in_flight_rows(source.base, encoder.columns, encoder.encoded_nbytes, may_slice=False)
+        columns = list(dict.fromkeys([*encoder.columns, *source.time_columns]))
+        _, of_rows = _in_flight_rows(source.base, columns, encoder.encoded_nbytes, may_slice=False)
         return 0, source.in_flight_nbytes(of_rows)
     encoded = sum(field.row_nbytes for field in encoder.fields.values())
     return _in_flight_rows(source, encoder.columns, encoded, may_slice=True)

@@ -125,10 +125,10 @@ def _encoded(share: _Share, parts: Sequence[Any]) -> dict[str, NDArray[Any] | Jo
         start = 0
         for value in values:
             part = rows[start : start + len(value)]
-            if isinstance(value, Packed):
-                scatter(value, np.arange(len(value)), part)
-            else:
+            if isinstance(value, np.ndarray):
                 part[:] = value
+            else:
+                scatter(value, np.arange(len(value)), part)
             start += len(value)
         found[name] = rows
     return found

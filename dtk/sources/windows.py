@@ -191,6 +191,11 @@ class WindowSource:
         """Number of chunks."""
         return self.base.num_chunks
 
+    @property
+    def time_columns(self) -> list[str]:
+        """Columns that tell where runs begin inside a chunk; none of arrays, whose coordinates lie in memory."""
+        return [] if isinstance(self.base, ArraySource) else [self.window.dim, *self.window.groups]
+
     @cached_property
     def chunk_nbytes(self) -> Integers:
         """Bytes on disk that the windows of each chunk need, int64 ``[chunks]``."""
@@ -296,7 +301,7 @@ class WindowSource:
             low, high = np.searchsorted(self._breaks, [first + 1, first + rows])
             return WindowBlock((block,), self._starts(chunk, self._breaks[low:high] - first))
         names = self.base.schema.names if columns is None else list(columns)
-        keys = [] if runs.is_whole[chunk] else [self.window.dim, *self.window.groups]
+        keys = [] if runs.is_whole[chunk] else self.time_columns
         table = self.base.read(chunk, list(dict.fromkeys([*names, *keys])))
         if table.num_rows != rows:
             raise DataError(f"{table.num_rows} rows where {rows} were planned; open it anew")

@@ -288,15 +288,20 @@ def test_a_preparation_makes_the_history(source, folder):
 
 
 def test_only_rows_that_are_targets_must_have_one():
-    y, w = [None, None, *range(2, 40)], [1.0] * 39 + [-1]
-    table = pa.table({"time": range(40), "x": np.arange(40.0), "y": y, "w": w})
+    time = [*range(20), 50, *range(100, 119)]  # row 20 is alone
+    y = [None, None, *range(2, 20), None, None, None, *range(23, 40)]
+    table = pa.table({"time": time, "x": np.arange(40.0), "y": y, "w": [1.0] * 39 + [-1]})
     options = {"inputs": ["x"], "target": "y", "weight": "w", "global_batch_size": 4, "tail": "pad"}
-    batches = Loader(table, window=Window("time", 2, [1, 2]), **options)
-    assert sum(int((batch["weight"] > 0).sum()) for batch in batches) == 37
-    with pytest.raises(DataError, match="target='y' is null in 1 rows"):
-        list(Loader(table, window=Window("time", 1, 1), **options))
+    seen = []
+    for batch in Loader(table, window=Window("time", 2, [1, 2], step=1), **options):
+        real = batch["weight"] > 0
+        np.testing.assert_array_equal(batch["target"][real] - batch["inputs"][real, -1], [[1, 2]] * int(real.sum()))
+        seen += batch["target"][real][:, 0].tolist()
+    assert sorted(seen) == [*range(2, 19), *range(23, 39)]
+    with pytest.raises(DataError, match="target='y' is null in 2 rows"):
+        list(Loader(table, window=Window("time", 1, 1, step=1), **options))
     with pytest.raises(DataError, match="weight='w' is negative in 1 rows"):
-        list(Loader(table, window=Window("time", 2, 1), **options))
+        list(Loader(table, window=Window("time", 2, 1, step=1), **options))
 
 
 def test_later_chunks_are_counted_in_the_plan(tmp_path):
@@ -335,7 +340,7 @@ def weather():
         },
         coords={"time": time},
     )
-    return data.assign_coords(season=("time", np.arange(SAMPLES) // 90))
+    return data.assign_coords(season=("time", np.searchsorted([57, 64, 90], np.arange(SAMPLES), "right")))
 
 
 @pytest.fixture(scope="module")
@@ -364,7 +369,7 @@ def grid_starts(window, breaks):
     ("window", "breaks"),
     [
         (Window("time", history=3, lead=2, known=["sun"]), [50]),
-        (Window("time", history=20, lead=[1, 4], stride=3, group="season", known=["sun", "t2m"]), [50, 90]),
+        (Window("time", history=20, lead=[1, 4], stride=3, group="season", known=["sun", "t2m"]), [50, 57, 64, 90]),
         (Window("time", history=1, lead=[0]), [50]),
     ],
 )

@@ -18,8 +18,8 @@ from dtk.loader.scatter import scatter
 from dtk.sources import as_source
 from dtk.sources.arrays import ArraySource, as_dataset
 from dtk.sources.columns import checked_columns
-from dtk.sources.window import Window
-from dtk.sources.windows import WindowBlock, WindowSource, windows_of_dataset, windows_of_table
+from dtk.sources.window import Window, WindowBlock
+from dtk.sources.windows import WindowSource, windows_of_dataset, windows_of_table
 
 __all__ = ["WindowEncoder", "make_windows"]
 

@@ -1,4 +1,4 @@
-"""What a window is: which rows before and after a row make a sample of it."""
+"""What a window is: which rows before and after a row make a sample, and some windows over rows in memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from dtk.errors import ArgumentError
 
-if TYPE_CHECKING:
-    import numpy as np
-
-__all__ = ["Window"]
+__all__ = ["Window", "WindowBlock"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,67 @@ class Window:
     def num_rows(self) -> int:
         """Rows from the first one of the history to the last lead."""
         return self.history + max(self.leads, default=0)
+
+
+@dataclass(frozen=True)
+class WindowBlock:
+    """Some windows, and the rows that they are made of.
+
+    Parameters
+    ----------
+    parts : tuple of pa.Table or ArrayBlock
+        The rows, part after part; arrays are one part.
+    starts : numpy.ndarray
+        An int64 ``[windows]``: the first row of each, rising.
+    """
+
+    parts: tuple[Any, ...]
+    starts: npt.NDArray[np.int64]
+
+    @property
+    def num_rows(self) -> int:
+        """Windows."""
+        return len(self.starts)
+
+    def slice(self, first: int, num_rows: int) -> WindowBlock:
+        """Take some windows, without a copy.
+
+        Parameters
+        ----------
+        first : int
+            The first one.
+        num_rows : int
+            How many.
+
+        Returns
+        -------
+        WindowBlock
+            Of the same rows.
+        """
+        return WindowBlock(self.parts, self.starts[first : first + num_rows])
+
+    def rows(self, start: int, stop: int) -> list[Any]:
+        """Take a run of rows, without a copy.
+
+        Parameters
+        ----------
+        start : int
+            The first row.
+        stop : int
+            The row after the last one.
+
+        Returns
+        -------
+        list of pa.Table or ArrayBlock
+            None of them empty.
+        """
+        found, begin = [], 0
+        for part in self.parts:
+            low, high = max(start, begin), min(stop, begin + part.num_rows)
+            if low < high:
+                found.append(part.slice(low - begin, high - low))
+            begin += part.num_rows
+        return found
 
 
 def _is_whole(value: Any, least: int) -> bool:

@@ -20,10 +20,10 @@ from dtk.sources.parquet import ParquetSource
 from dtk.sources.runs import Runs, runs_of_axis, runs_of_table, window_starts
 from dtk.sources.source import Source, TableSource, as_source
 from dtk.sources.times import step_of, times_of_arrays, times_of_table, unit_of_type
-from dtk.sources.window import Window
+from dtk.sources.window import Window, WindowBlock
 from dtk.sources.zarr_read import Scratch
 
-__all__ = ["WindowBlock", "WindowSource", "windows_of_dataset", "windows_of_table"]
+__all__ = ["WindowSource", "windows_of_dataset", "windows_of_table"]
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -32,67 +32,6 @@ Integers = npt.NDArray[np.int64]
 
 _START_NBYTES: Final = 24  # of a window: the row that it begins with, and what that is made of
 _PAGE_ROWS: Final = 1 << 17  # of a column of 8 bytes: what is decoded at once of a Parquet file
-
-
-@dataclass(frozen=True)
-class WindowBlock:
-    """Some windows, and the rows that they are made of.
-
-    Parameters
-    ----------
-    parts : tuple of pa.Table or ArrayBlock
-        The rows, part after part; arrays are one part.
-    starts : numpy.ndarray
-        An int64 ``[windows]``: the first row of each, rising.
-    """
-
-    parts: tuple[Any, ...]
-    starts: Integers
-
-    @property
-    def num_rows(self) -> int:
-        """Windows."""
-        return len(self.starts)
-
-    def slice(self, first: int, num_rows: int) -> WindowBlock:
-        """Take some windows, without a copy.
-
-        Parameters
-        ----------
-        first : int
-            The first one.
-        num_rows : int
-            How many.
-
-        Returns
-        -------
-        WindowBlock
-            Of the same rows.
-        """
-        return WindowBlock(self.parts, self.starts[first : first + num_rows])
-
-    def rows(self, start: int, stop: int) -> list[Any]:
-        """Take a run of rows, without a copy.
-
-        Parameters
-        ----------
-        start : int
-            The first row.
-        stop : int
-            The row after the last one.
-
-        Returns
-        -------
-        list of pa.Table or ArrayBlock
-            None of them empty.
-        """
-        found, begin = [], 0
-        for part in self.parts:
-            low, high = max(start, begin), min(stop, begin + part.num_rows)
-            if low < high:
-                found.append(part.slice(low - begin, high - low))
-            begin += part.num_rows
-        return found
 
 
 @dataclass(frozen=True, eq=False, repr=False)

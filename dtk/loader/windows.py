@@ -16,7 +16,7 @@ from dtk.loader.grids import GridEncoder
 from dtk.loader.packed import Joined, Packed, Windows
 from dtk.loader.scatter import scatter
 from dtk.sources import as_source
-from dtk.sources.arrays import ArraySource, as_dataset
+from dtk.sources.arrays import ArraySource, as_dataset, source_of_dataset
 from dtk.sources.columns import checked_columns
 from dtk.sources.window import Window, WindowBlock
 from dtk.sources.windows import WindowSource, windows_of_dataset, windows_of_table
@@ -219,8 +219,10 @@ def make_windows(
         return windows_of_table(data, source, window, list(encoder.columns)), encoder
     if preparation is not None:
         raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
-    windows = windows_of_dataset(dataset, window)
-    return windows, _grid_windows(windows.base, window, inputs=inputs, target=target, weight=weight)
+    names = [str(name) for name in dataset.data_vars if name not in window.groups]
+    arrays = source_of_dataset(dataset, names, window.dim)
+    grids = _grid_windows(arrays, window, inputs=inputs, target=target, weight=weight)
+    return windows_of_dataset(dataset, arrays, window, grids.columns), grids
 
 
 def _table_windows(
@@ -271,7 +273,7 @@ def _table_windows(
 
 
 def _grid_windows(
-    source: Any, window: Window, *, inputs: Sequence[str] | None, target: str | None, weight: str | None
+    source: ArraySource, window: Window, *, inputs: Sequence[str] | None, target: str | None, weight: str | None
 ) -> WindowEncoder:
     """Say which variables become which field."""
     _check(window, inputs=inputs, target=target, weight=weight)
@@ -280,7 +282,7 @@ def _grid_windows(
         others = [one for name, one in sorted(variables.items()) if name not in (target, weight)]
         inputs = [one.name for one in others]
         dims = max((one.dims for one in others if not one.is_static), key=len, default=())[-2:]
-        own = variables.get(target)
+        own = variables.get(target) if target is not None else None
         if own is not None and 0 not in window.leads and own.dims[len(own.dims) - len(dims) :] == dims:
             inputs = sorted([*inputs, own.name])
     past, leads, weighed = _offsets(window)

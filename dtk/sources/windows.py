@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dtk.errors import ArgumentError, DataError
-from dtk.sources.arrays import ArraySource, source_of_dataset
+from dtk.sources.arrays import ArraySource
 from dtk.sources.columns import checked_columns, close_to
 from dtk.sources.expression import ExpressionSource
 from dtk.sources.parquet import ParquetSource
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 Integers = npt.NDArray[np.int64]
 
+_JOINED_NBYTES: Final = 16 << 20  # of chunks that are read at once, decoded
 _START_NBYTES: Final = 24  # of a window: the row that it begins with, and what that is made of
 _PAGE_ROWS: Final = 1 << 17  # of a column of 8 bytes: what is decoded at once of a Parquet file
 
@@ -341,15 +342,19 @@ def windows_of_table(data: Any, source: Source, window: Window, columns: Sequenc
     return WindowSource(base, window, keys=narrow if is_alike else None, step=step)
 
 
-def windows_of_dataset(data: xr.Dataset, window: Window) -> WindowSource:
+def windows_of_dataset(data: xr.Dataset, source: ArraySource, window: Window, columns: Sequence[str]) -> WindowSource:
     """Put windows over samples of an xarray Dataset.
 
     Parameters
     ----------
     data : xarray.Dataset
-        Opened from Zarr, selected by slices or single positions at most.
+        What holds the coordinates: the times are that of the window's dimension, or 0, 1, 2, ... if there is none.
+    source : ArraySource
+        What reads its variables.
     window : Window
-        The window; its times are the coordinate of its dimension, or 0, 1, 2, ... if there is none.
+        The window.
+    columns : sequence of str
+        The variables to read.
 
     Returns
     -------
@@ -359,24 +364,29 @@ def windows_of_dataset(data: xr.Dataset, window: Window) -> WindowSource:
     Raises
     ------
     ArgumentError
-        If the dimension or a group's coordinate is missing.
+        If a group's coordinate is missing, or the step is not of the kind of the times.
     DataError
-        If a variable is no array of numbers, or the coordinate holds no times.
-    SourceError
-        If a variable is computed, and not read.
+        If the coordinate holds no times.
     """
-    dim = window.dim
+    along = [str(name) for name, one in data.variables.items() if one.dims == (window.dim,)]
     for name in window.groups:
-        along = [str(known) for known, one in data.variables.items() if one.dims == (dim,)]
         if name not in along:
-            raise ArgumentError(f"window group={name!r} is nothing along {dim!r}; {close_to(name, along)}")
-    columns = [str(name) for name in data.data_vars if name not in window.groups]
-    source = source_of_dataset(data, columns, dim)
-    values = data[dim].values if dim in data.coords else np.arange(source.num_samples)
+            raise ArgumentError(f"window group={name!r} is nothing along {window.dim!r}; {close_to(name, along)}")
+    values = data[window.dim].values if window.dim in data.coords else np.arange(source.num_samples)
     times, unit = times_of_arrays(values, [data[name].values for name in window.groups])
     step = step_of(window.step, unit)
+    if window.num_rows > 1:
+        source = replace(source, chunk_edges=_joined(source, columns))
     runs, breaks = runs_of_axis(times, source.chunk_edges, step, window)
     return WindowSource(source, window, step=step, runs=runs, breaks=breaks)
+
+
+def _joined(source: ArraySource, columns: Sequence[str]) -> Integers:
+    """Read several chunks at once: each read decodes the whole of the chunk that follows, for its first samples."""
+    edges = source.chunk_edges
+    largest = int(np.diff(edges).max(initial=1)) * source.decoded_row_nbytes(columns)
+    together = max(1, int(_JOINED_NBYTES / max(largest, 1)))
+    return np.append(edges[:-1:together], edges[-1:])
 
 
 def _stored_rows(source: Source) -> Integers:

@@ -25,6 +25,7 @@ from dtk.loader.packed import Joined, Windows
 from dtk.loader.scatter import scatter
 from dtk.preparation import TablePreparation
 from dtk.sources import ParquetSource, TableSource, Window, arrays
+from dtk.sources import windows as windows_module
 
 ROWS = 600
 
@@ -354,6 +355,7 @@ def store(tmp_path_factory):
 @pytest.fixture
 def no_chunk_is_too_small(monkeypatch):
     monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    monkeypatch.setattr(windows_module, "_JOINED_NBYTES", 1)
 
 
 def grid_starts(window, breaks):
@@ -425,6 +427,21 @@ def test_samples_without_a_coordinate_are_numbered(store):
     loader = Loader(data, inputs=["t2m"], target="number", window=Window("time", 3), global_batch_size=1)
     assert loader.num_samples == SAMPLES - 3
     assert loader.plan.decodes_per_row == pytest.approx((15 + 14) / 15)  # each of 15 chunks, and all but one again
+
+
+def test_chunks_are_read_several_at_once(store, monkeypatch):
+    def loader_of_numbers(nbytes):
+        monkeypatch.setattr(windows_module, "_JOINED_NBYTES", nbytes)
+        return Loader(store, inputs=["t2m"], target="number", window=Window("time", 4), global_batch_size=8, tail="pad")
+
+    def numbers(loader):
+        return np.sort(np.concatenate([batch["target"][batch["weight"] > 0] for batch in loader]))
+
+    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    alone, joined = (loader_of_numbers(nbytes) for nbytes in (1, 3000))  # 832 bytes a chunk
+    assert joined.plan.num_chunks == alone.plan.num_chunks / 3
+    assert joined.plan.decodes_per_row < 1.4 < 1.8 < alone.plan.decodes_per_row
+    np.testing.assert_array_equal(numbers(joined), numbers(alone))
 
 
 def test_the_target_is_no_input_at_lead_0(store):

@@ -65,14 +65,14 @@ def per_row(values: Mapping[str, list[float]]) -> float:
     return 1e9 * (1 / float(np.median(values["dtk"])) - 1 / float(np.median(values["raw"])))
 
 
-def write_numbers(path: Path, rows: int, compression: str) -> Path:
+def write_numbers(path: Path, rows: int, compression: str, group_rows: int = GROUP_ROWS) -> Path:
     """Write 40 float32 columns and a label, in row groups of 65,536 rows."""
     path.mkdir()
     for number, part in enumerate(np.array_split(np.arange(rows), FILES)):
         rng = np.random.default_rng(number)
         columns = {f"x{column}": rng.standard_normal(len(part), np.float32) for column in range(40)}
         columns["y"] = rng.integers(0, 2, len(part))
-        options = {"compression": compression, "use_dictionary": False, "row_group_size": GROUP_ROWS}
+        options = {"compression": compression, "use_dictionary": False, "row_group_size": group_rows}
         pq.write_table(pa.table(columns), path / f"part-{number}.parquet", **options)
     return path
 

@@ -1,8 +1,9 @@
-"""Read YAML files into validated models, with every mistake reported at once."""
+"""Read YAML files into validated models, with every mistake reported at once; and where the cache is."""
 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ from dtk.errors import ArgumentError, NotFoundError
 
 __all__ = [
     "Mistake",
+    "cache_directory",
     "did_you_mean",
     "find_mistakes",
     "mistakes_error",
@@ -68,6 +70,23 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return ""
     shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"; there is {shown}"
+
+
+def cache_directory() -> Path:
+    """Return where dtk keeps what it would otherwise find out again.
+
+    Returns
+    -------
+    Path
+        ``dtk.cache-dir`` in Dask's configuration (``DASK_DTK__CACHE_DIR`` in the environment), or ``dtk`` in the user's
+        cache directory. It need not exist.
+    """
+    import dask.config
+
+    chosen = dask.config.get("dtk.cache-dir", None)
+    if chosen is not None:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dtk"
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

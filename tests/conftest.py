@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 import time
 
 import psutil
 import pytest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ["DASK_DTK__CACHE_DIR"] = tempfile.mkdtemp(prefix="dtk-cache-")  # of this run, and not the user's
+atexit.register(shutil.rmtree, os.environ["DASK_DTK__CACHE_DIR"], ignore_errors=True)
 os.environ["DTK_TEST_RUN"] = str(os.getpid())  # ranks inherit it, so that a run beside this one is told apart
 
 
@@ -79,5 +84,5 @@ def no_rank_left():
     """Check after the test that no rank outlived it."""
     before = {process.pid for process in rank_processes()}
     yield
-    _, alive = psutil.wait_procs([process for process in rank_processes() if process.pid not in before], timeout=5)
+    _, alive = psutil.wait_procs([process for process in rank_processes() if process.pid not in before], timeout=30)
     assert not alive

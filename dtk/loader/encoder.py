@@ -12,7 +12,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
-from dtk.loader.packed import Packed
+from dtk.loader.packed import Joined, Packed
+from dtk.loader.vectors import element_type, vector_shape, vectors
 
 __all__ = ["Encoder", "Field", "LabelledEncoder", "PlainEncoder", "make_encoder"]
 
@@ -42,7 +43,8 @@ class Encoder(Protocol):
     """Turns rows of a table into arrays; picklable, and called from several threads.
 
     An encoder may also have a method ``pack(table)`` that returns the same as ``encode(table)``, with `Packed` columns
-    for arrays: these are packed on their way into the batches, which spares a copy.
+    for arrays: these are packed on their way into the batches, which spares a copy. One that makes a ``"target"`` may
+    say in ``target_column`` of which column, so that its values can be drawn equally often.
     """
 
     @property
@@ -82,6 +84,11 @@ class PlainEncoder:
     ------
     ArgumentError
         If a column is missing, or holds neither numbers nor booleans.
+
+    Notes
+    -----
+    A column of vectors (fixed-size lists of numbers) gives a value an element. A single column of vectors or of tensors
+    of a fixed shape gives inputs of that shape: ``[rows, *shape]``.
     """
 
     def __init__(self, schema: pa.Schema, inputs: Sequence[str]) -> None:
@@ -89,13 +96,17 @@ class PlainEncoder:
             raise ArgumentError(f"inputs={inputs!r} must list one column at least")
         for column in inputs:
             kind = _column_type(schema, column, "inputs")
-            if not _is_number(kind):
+            if not _is_number(element_type(kind)):
                 raise ArgumentError(
-                    f"inputs={column!r} holds {kind}, neither numbers nor booleans; pass preparation= to encode it, "
-                    "or leave it out of inputs="
+                    f"inputs={column!r} holds {kind}, neither numbers nor booleans; {_remedy(kind)}, or leave it out "
+                    "of inputs="
                 )
         self.columns = tuple(inputs)
-        self.fields: Mapping[str, Field] = {"inputs": Field(np.dtype(np.float32), (len(inputs),))}
+        shapes = [vector_shape(schema.field(column).type) for column in inputs]
+        self._has_vectors = any(shapes)
+        values = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)
+        shape = shapes[0] if len(shapes) == 1 and shapes[0] else (values,)
+        self.fields: Mapping[str, Field] = {"inputs": Field(np.dtype(np.float32), shape)}
 
     def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Encode rows.
@@ -110,9 +121,11 @@ class PlainEncoder:
         dict of str to numpy.ndarray
             ``{"inputs": float32 [rows, columns]}``.
         """
-        return {name: packed.to_numpy() for name, packed in self.pack(table).items()}
+        field = self.fields["inputs"]
+        inputs = self.pack(table)["inputs"].to_numpy().astype(field.dtype, copy=False)
+        return {"inputs": inputs.reshape(table.num_rows, *field.shape)}
 
-    def pack(self, table: pa.Table) -> dict[str, Packed]:
+    def pack(self, table: pa.Table) -> dict[str, Packed | Joined]:
         """Encode rows, to be packed where they are moved to.
 
         Parameters
@@ -122,11 +135,17 @@ class PlainEncoder:
 
         Returns
         -------
-        dict of str to Packed
+        dict of str to Packed or Joined
             ``{"inputs": float32 [rows, columns]}``.
         """
         columns = [table.column(column) for column in self.columns]
-        return {"inputs": Packed(columns, self.fields["inputs"].dtype)}
+        if not self._has_vectors:
+            return {"inputs": Packed(columns, self.fields["inputs"].dtype)}
+        return {
+            "inputs": Joined(
+                [vectors(column) if vector_shape(column.type) else _to_numpy(column) for column in columns]
+            )
+        }
 
 
 class LabelledEncoder:
@@ -157,8 +176,10 @@ class LabelledEncoder:
             if column is None or name in fields:
                 continue
             kind = _label_type(schema, column, name)
+            shape = vector_shape(kind)
+            kind = element_type(kind)
             is_whole = name == "target" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
-            fields[name] = Field(np.dtype(np.int64 if is_whole else np.float32))
+            fields[name] = Field(np.dtype(np.int64 if is_whole else np.float32), shape)
             self._labels[name] = column
         self._makes_ones = "weight" not in fields
         fields.setdefault("weight", Field(np.dtype(np.float32)))
@@ -212,10 +233,12 @@ class LabelledEncoder:
             values = table.column(column)
             known = f"{name}={column!r}"
             _refuse_rows(known, "null", values.null_count, f"for example with data.dropna(subset=[{column!r}])")
-            with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-                label = _to_numpy(values).astype(self.fields[name].dtype, copy=False)
-            if label.dtype.kind == "f":
-                infinite = int(np.count_nonzero(~np.isfinite(label)))
+            raw = vectors(values) if self.fields[name].shape else _to_numpy(values)
+            with np.errstate(over="ignore", invalid="ignore"):  # what the type cannot hold is refused below
+                label = raw.astype(self.fields[name].dtype, copy=False)
+            if raw.dtype.kind == "f":
+                is_finite = np.isfinite(label if label.dtype.kind == "f" else raw)
+                infinite = int(np.count_nonzero(~is_finite.all(axis=tuple(range(1, raw.ndim)))))
                 remedy = f"for example with data[numpy.isfinite(data[{column!r}])]"
                 _refuse_rows(known, "NaN, infinite or too large for float32", infinite, remedy)
             if name == "weight":
@@ -279,12 +302,20 @@ def make_encoder(
 
 def _label_type(schema: pa.Schema, column: str, name: str) -> pa.DataType:
     kind = _column_type(schema, column, name)
-    if not _is_number(kind):
+    if not _is_number(element_type(kind)):
         raise ArgumentError(
             f"{name}={column!r} holds {kind}, neither numbers nor booleans; "
-            "pass a preparation= that encodes it, or derive a number from it first"
+            f"{_remedy(kind)}, or derive a number from it first"
         )
+    if name == "weight" and vector_shape(kind):
+        raise ArgumentError(f"weight={column!r} holds {kind}; give one number a sample")
     return kind
+
+
+def _remedy(kind: pa.DataType) -> str:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return f"write it as a list of a fixed size, for example pyarrow.list_({kind.value_type}, 8)"
+    return "pass a preparation= that encodes it"
 
 
 def _check_inputs(inputs: Sequence[str], *, target: str | None, weight: str | None) -> None:

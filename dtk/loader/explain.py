@@ -34,6 +34,8 @@ def explain(plan: Plan, ranks: Sequence[int]) -> str:
     left_out = order.num_rows - plan.num_samples
     tail = f"{left_out:,} rows left out, others each epoch" if left_out and order.shuffle else ""
     tail = tail or (f"the last {left_out:,} rows left out" if left_out else "every row once")
+    if plan.sampling is not None:
+        tail = f"rows are drawn with replacement by {plan.sampling['by']!r}: some come often and others not at all"
     shuffle = "as on disk"
     if order.shuffle:
         mean = max(order.num_rows / max(int(np.count_nonzero(order.chunk_rows)), 1), 1.0)
@@ -94,7 +96,9 @@ def warnings_of(plan: Plan, ranks: int) -> list[str]:
     if ranks > order.global_batch_size:
         found.append(f"ranks={ranks} is more than global_batch_size={order.global_batch_size}: some get no samples")
     decodes = plan.decodes_per_sample(ranks) / plan.decodes_per_row
-    if decodes > 1.5:
+    # Of rows that are drawn, more are read than taken at any number of ranks.
+    fewest = 1.0 if plan.sampling is None else plan.decodes_per_sample(1) / plan.decodes_per_row
+    if decodes > 1.5 * fewest:
         found.append(
             f"each sample is decoded {decodes:.1f} times by {ranks} ranks; take a number of "
             f"ranks that divides {order.num_shards}, or write more and smaller row groups"

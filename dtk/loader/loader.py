@@ -23,12 +23,14 @@ from dtk.loader.plan import Plan
 from dtk.loader.planning import make_plan
 from dtk.loader.reader import Reader
 from dtk.loader.ring import Ring, pad
+from dtk.loader.sampling import EpochDraw, Sampling, SamplingRule, counting_source, make_rule, names_in
 from dtk.loader.schedule import make_schedule
 from dtk.loader.state import check_state, state_of
 from dtk.loader.windows import WindowEncoder, make_windows
 from dtk.memory import parse_nbytes
-from dtk.sources import Source, TableSource, as_source, counted
+from dtk.sources import Source, TableSource, as_source
 from dtk.sources.arrays import ArraySource, array_source
+from dtk.sources.counting import count, with_rows
 from dtk.sources.window import Window
 from dtk.sources.windows import WindowSource
 from dtk.sources.zarr_read import Scratch
@@ -55,6 +57,10 @@ class Loader:
         The target column: it becomes int64 if it holds integers or booleans, else float32.
     weight : str, optional
         The column that weighs the samples in the loss; 1 for each if None.
+    sampling : str, optional
+        How rows are drawn, if not each once: the column of non-negative numbers that their probability is proportional
+        to, or ``"balanced"``, which makes the values of the target equally frequent. Such a column is no input unless
+        `inputs` names it.
     preparation : Encoder, optional
         What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None.
     window : Window, optional
@@ -83,7 +89,7 @@ class Loader:
     ----------
     encoder : LabelledEncoder
         What makes the arrays of a batch.
-    preparation, target, weight, window : object
+    preparation, target, weight, sampling, window : object
         As given.
     wait_s : float
         Seconds that iterations waited for data so far.
@@ -114,6 +120,10 @@ class Loader:
     is that of the first target's row. The target may be an input too, unless it lies at lead 0, and is one by default;
     times and groups of tables are none by default.
 
+    With `sampling`, an epoch has as many steps as without, but its rows are drawn with replacement and anew in each
+    epoch: some come several times and others not at all, so that "every sample once" does not hold. The weights and
+    classes of all rows, like the rows that a filter leaves, are known by one pass over these columns: see `count`.
+
     Examples
     --------
     >>> loader = Loader({"x": np.arange(6.0), "late": np.arange(6) % 2}, target="late", global_batch_size=2)
@@ -128,6 +138,7 @@ class Loader:
         inputs: Sequence[str] | None = None,
         target: str | None = None,
         weight: str | None = None,
+        sampling: str | None = None,
         preparation: Encoder | None = None,
         window: Window | None = None,
         global_batch_size: int = 4096,
@@ -148,30 +159,17 @@ class Loader:
         if read_threads is not None and read_threads < 1:
             raise ArgumentError(f"read_threads={read_threads!r} must be at least 1")
         _check_rank(rank, ranks)
-        self.preparation, self.target, self.weight = preparation, target, weight
+        self.preparation, self.target, self.weight, self.sampling = preparation, target, weight, sampling
         self.window = window
         self.encoder: LabelledEncoder | GridEncoder | WindowEncoder
         self._source: Source | ArraySource | WindowSource
-        arrays = array_source(data) if window is None else None
-        if window is not None:
-            if not isinstance(window, Window):
-                raise ArgumentError(f"window={window!r} must be a dtk.Window, such as dtk.Window('time', history=4)")
-            self._source, self.encoder = make_windows(
-                data, window, inputs=inputs, target=target, weight=weight, preparation=preparation
-            )
-        elif arrays is not None:
-            if preparation is not None:
-                raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
-            self._source = arrays
-            self.encoder = GridEncoder(arrays, inputs=inputs, target=target, weight=weight)
+        self._rule: SamplingRule | None = None
+        self._sampling: Sampling | None = None
+        self._counting: Source | ArraySource | None = None  # what `count` is to read
+        if window is None:
+            self._take_rows(data, inputs, shuffle=shuffle)
         else:
-            source = as_source(data)
-            self.encoder = make_encoder(
-                source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation
-            )
-            columns = list(self.encoder.columns)
-            is_narrow = isinstance(data, Source) or columns == source.schema.names
-            self._source = source if is_narrow else as_source(data, columns)
+            self._take_windows(data, inputs)
         self._arguments = {
             "global_batch_size": int(global_batch_size),
             "shuffle": bool(shuffle),
@@ -195,8 +193,7 @@ class Loader:
     def plan(self) -> Plan:
         """What the loader reads, in which order, at what cost.
 
-        Made at the first look: from metadata, or by one pass over the filter's columns where a row filter hides how
-        many rows there are.
+        Made at the first look: from metadata, after what `count` does if that was not called before.
 
         Returns
         -------
@@ -204,10 +201,7 @@ class Loader:
             The same for all ranks.
         """
         if self._plan is None:
-            if isinstance(self._source, WindowSource):
-                self._source = self._source.counted()
-            elif not isinstance(self._source, ArraySource):
-                self._source = counted(self._source)
+            self.count()
             self._plan = self._make_plan()
         return self._plan
 
@@ -259,6 +253,39 @@ class Loader:
                 self._step = step + 1
                 yield batch | static
         self._epoch, self._step, self._is_ahead = epoch + 1, 0, True
+
+    def count(self, *, progress: bool = False) -> None:
+        """Count what metadata does not tell, by one pass over the columns that do, on the cluster if there is one.
+
+        These are the rows of each chunk below a filter, and what its rows weigh in the draw. Nothing is done where
+        neither is needed, or where it was done before; what was counted is kept on disk, too, for other loaders of the
+        same data. It travels with the loader: ranks never count.
+
+        Parameters
+        ----------
+        progress : bool
+            Whether to show a progress bar.
+
+        Raises
+        ------
+        ArgumentError
+            If the target has too many values to be balanced.
+        DataError
+            If a row has no weight or class, a weight is negative, or all are 0.
+        """
+        if isinstance(self._source, WindowSource):
+            self._source = self._source.counted()
+        if self._counting is None:
+            return
+        if self._rule is None:
+            counts = count(self._counting, progress=progress)
+        else:
+            counts = self._rule.count(self._counting, progress=progress)
+            self._sampling = Sampling(self._rule, counts)
+        if self._source.chunk_rows is None:
+            assert not isinstance(self._source, ArraySource)
+            self._source = with_rows(self._source, counts.chunk_rows)
+        self._counting = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
@@ -343,6 +370,7 @@ class Loader:
         self._epoch, self._step, self._is_ahead = int(state["epoch"]), int(state["step"]), True
 
     def __getstate__(self) -> dict[str, Any]:
+        self.count()  # once, and not in each rank
         return {**self.__dict__, "_ring": None, "_encoded": None, "_scratches": [], "_shared": {}}
 
     def __copy__(self) -> Self:
@@ -350,12 +378,51 @@ class Loader:
         other.__dict__.update(self.__dict__, _ring=None, _scratches=[])
         return other
 
+    def _take_rows(self, data: Any, inputs: Sequence[str] | None, *, shuffle: bool) -> None:
+        """Make the source and the encoder, for a sample a row."""
+        target, weight, preparation = self.target, self.weight, self.preparation
+        arrays = array_source(data)
+        source = as_source(data) if arrays is None else arrays
+        rule = make_rule(self.sampling, source, shuffle=shuffle, target=target, preparation=preparation)
+        if rule is not None and preparation is None and inputs is None:
+            inputs = [name for name in names_in(source) if name not in (target, weight, rule.column)]
+        self._rule = rule
+        if isinstance(source, ArraySource):
+            if preparation is not None:
+                raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
+            self._source = source
+            self.encoder = GridEncoder(source, inputs=inputs, target=target, weight=weight)
+        else:
+            self.encoder = make_encoder(
+                source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation
+            )
+            columns = list(dict.fromkeys([*self.encoder.columns, *([] if rule is None else [rule.column])]))
+            is_narrow = isinstance(data, Source) or columns == source.schema.names
+            self._source = source if is_narrow else as_source(data, columns)
+        self._counting = counting_source(data, self._source, rule)
+
+    def _take_windows(self, data: Any, inputs: Sequence[str] | None) -> None:
+        """Make the source and the encoder, for samples that are windows."""
+        if not isinstance(self.window, Window):
+            raise ArgumentError(f"window={self.window!r} must be a dtk.Window, such as dtk.Window('time', history=4)")
+        if self.sampling is not None:
+            raise ArgumentError(f"sampling={self.sampling!r} draws rows, and window= takes runs of them; leave one out")
+        self._source, self.encoder = make_windows(
+            data,
+            self.window,
+            inputs=inputs,
+            target=self.target,
+            weight=self.weight,
+            preparation=self.preparation,
+        )
+
     def _make_plan(self, parameters: dict[str, Any] | None = None) -> Plan:
         return make_plan(
             self._source,
             self.encoder,
             memory_limit_nbytes=self._memory_nbytes,
             parameters=parameters,
+            sampling=self._sampling,
             **self._arguments,  # type: ignore[arg-type]
         )
 
@@ -383,6 +450,7 @@ class Loader:
             is_streamed=plan.is_streamed,
             slice_rows=plan.slice_rows,
             scratches=self._scratches,
+            sampling=self._sampling,
         )
         counted_nbytes = 0
         paddings = Paddings(order, epoch, rank, ranks)
@@ -401,8 +469,8 @@ class Loader:
 
     def _from_memory(self, plan: Plan, epoch: int, rank: int, ranks: int, start: int) -> Generator[Batch, None, None]:
         began = time.perf_counter()
+        assert isinstance(self._source, TableSource)
         if self._encoded is None:
-            assert isinstance(self._source, TableSource)
             assert isinstance(self.encoder, LabelledEncoder)
             parts = [
                 self.encoder.encode(self._source.read(chunk, list(self.encoder.columns)))
@@ -410,6 +478,9 @@ class Loader:
             ]
             self._encoded = {name: np.concatenate([part[name] for part in parts]) for name in plan.fields}
         rows_of_steps = plan.order.batch_rows(epoch, rank, ranks, start)
+        if self._sampling is not None:
+            drawn = EpochDraw(self._sampling, plan.order, epoch).all_rows(self._source)
+            rows_of_steps = np.where(rows_of_steps < 0, -1, drawn[rows_of_steps])
         self.wait_s += time.perf_counter() - began
         for rows in rows_of_steps:
             batch = {name: values.take(rows, axis=0, mode="clip") for name, values in self._encoded.items()}
@@ -431,7 +502,7 @@ class Loader:
         return self._source.base if isinstance(self._source, WindowSource) else self._source
 
     def _is_small(self, plan: Plan) -> bool:
-        index_nbytes = 8
+        index_nbytes = 8 if self._sampling is None else 64
         nbytes = plan.order.num_rows * (plan.row_nbytes + index_nbytes)
         return isinstance(self._source, TableSource) and nbytes * _CACHED_SHARE <= self._memory_nbytes
 

@@ -9,6 +9,9 @@ The rows on disk become global batches in these steps; nothing but (parameters, 
 
 Shards belong to the order and not to the ranks: rank r of any R owns a range of the slots of each global batch, so
 that every number of ranks sees the same global batches.
+
+Where chunks have weights, an epoch has as many rows as the data, but they are drawn with replacement: each epoch shares
+them out among the chunks anew, and what a chunk got is cut into blocks like the rows of a chunk elsewhere.
 """
 
 from __future__ import annotations
@@ -22,15 +25,17 @@ from functools import cached_property
 from typing import Any, Final, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from dtk.loader.segments import Fills, Integers, Segments, clip, ranges, sliced
+from dtk.loader.draws import rows_a_draw, shared_out
+from dtk.loader.segments import Fills, Integers, Segments, clip, ranges, sliced, typical
 
 __all__ = ["Order", "Tail"]
 
 Tail = Literal["trim", "pad"]
 
 _GOLDEN: Final = 0.6180339887498949  # its multiples modulo 1 are spread as evenly as any sequence can be
-_STREAM, _TRIM, _FILL = 0, 1, 2  # what a random stream is for
+_STREAM, _TRIM, _FILL, _SHARE, _DRAW = range(5)  # what a random stream is for
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +61,9 @@ class Order:
         handed out in a last batch that is padded with weight 0.
     shuffle : bool
         Whether to shuffle; else every epoch has the order on disk.
+    chunk_weights : numpy.ndarray, optional
+        A float64 ``[chunks]``: what the rows of each chunk weigh together. Rows are then drawn by their weights, with
+        replacement; else each comes once. Needs `shuffle`.
     """
 
     chunk_rows: Integers
@@ -66,9 +74,13 @@ class Order:
     seed: int = 0
     tail: Tail = "trim"
     shuffle: bool = True
+    chunk_weights: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "chunk_rows", np.ascontiguousarray(self.chunk_rows, dtype=np.int64))
+        if self.chunk_weights is not None:
+            object.__setattr__(self, "chunk_weights", np.ascontiguousarray(self.chunk_weights, dtype=np.float64))
+            assert self.shuffle
         assert 1 <= self.num_shards <= self.global_batch_size
         assert self.shuffle or self.num_shards == 1
         assert self.fill_rows >= 1
@@ -76,8 +88,16 @@ class Order:
 
     @cached_property
     def num_rows(self) -> int:
-        """Rows of the source."""
+        """Rows of the source, and of an epoch."""
         return int(self.chunk_rows.sum())
+
+    @cached_property
+    def expected_rows(self) -> Integers:
+        """Rows of each chunk in an epoch, int64 ``[chunks]``; on average and rounded up, where they are drawn."""
+        if self.chunk_weights is None:
+            return self.chunk_rows
+        total = float(self.chunk_weights.sum())
+        return np.ceil(self.num_rows * (self.chunk_weights / (total or 1.0))).astype(np.int64)
 
     @property
     def num_steps(self) -> int:
@@ -95,10 +115,11 @@ class Order:
     def digest(self) -> str:
         """Hash of everything that the order depends on, in hex."""
         text = json.dumps(self.parameters(), sort_keys=True)
-        return hashlib.sha256(text.encode() + self.chunk_rows.tobytes()).hexdigest()
+        weights = b"" if self.chunk_weights is None else self.chunk_weights.tobytes()
+        return hashlib.sha256(text.encode() + self.chunk_rows.tobytes() + weights).hexdigest()
 
     def parameters(self) -> dict[str, Any]:
-        """Return all parameters but the rows of the chunks.
+        """Return all parameters but the rows and weights of the chunks.
 
         Returns
         -------
@@ -116,7 +137,9 @@ class Order:
         }
 
     @classmethod
-    def from_parameters(cls, chunk_rows: Integers, parameters: dict[str, Any]) -> Self:
+    def from_parameters(
+        cls, chunk_rows: Integers, parameters: dict[str, Any], chunk_weights: NDArray[np.float64] | None = None
+    ) -> Self:
         """Make an order from what `parameters` returned.
 
         Parameters
@@ -125,13 +148,51 @@ class Order:
             An int64 ``[chunks]``: the rows of each chunk.
         parameters : dict
             All other parameters.
+        chunk_weights : numpy.ndarray, optional
+            A float64 ``[chunks]``: the weights of each chunk.
 
         Returns
         -------
         Order
             The same order.
         """
-        return cls(chunk_rows, **parameters)
+        return cls(chunk_rows, chunk_weights=chunk_weights, **parameters)
+
+    def epoch_rows(self, epoch: int) -> Integers:
+        """Return the rows of each chunk in an epoch.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+
+        Returns
+        -------
+        numpy.ndarray
+            An int64 ``[chunks]`` whose sum is `num_rows`: those of the chunk, or as many as are drawn of it.
+        """
+        if self.chunk_weights is None:
+            return self.chunk_rows
+        return shared_out(self._random(epoch, _SHARE), self.num_rows, self.chunk_weights)
+
+    def draw_random(self, epoch: int, chunk: int, number: int) -> np.random.Generator:
+        """Return what decides which rows are drawn of a chunk.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        chunk : int
+            The chunk.
+        number : int
+            Of the draw: each is of `rows_a_draw` rows, the last one of a chunk of what is left.
+
+        Returns
+        -------
+        numpy.random.Generator
+            The same wherever a rank reads the chunk.
+        """
+        return self._random(epoch, _DRAW, chunk, number)
 
     def samples_in_step(self, step: int) -> int:
         """Count the real rows of a global batch.
@@ -281,12 +342,14 @@ class Order:
         Returns
         -------
         numpy.ndarray
-            An int64 ``[num_steps - start, batch_width]``: numbers of rows, counted over all chunks; -1 is padding.
+            An int64 ``[num_steps - start, batch_width]``: numbers of rows, counted over the `epoch_rows` of all
+            chunks; -1 is padding.
         """
         first, last = self.rank_slots(rank, ranks)
         batches = np.full((max(self.num_steps - start, 0), self.batch_width(ranks)), -1, np.int64)
         fills = self.fills(epoch, self.rank_shards(rank, ranks))
-        chunk_start = np.cumsum(self.chunk_rows) - self.chunk_rows
+        epoch_rows = self.epoch_rows(epoch)
+        chunk_start = np.cumsum(epoch_rows) - epoch_rows
         segments = fills.segments
         rows = ranges(chunk_start[segments.chunk] + segments.first_row, segments.num_rows)
         stops = np.cumsum(fills.num_rows)
@@ -303,16 +366,16 @@ class Order:
     def _random(self, *where: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *where])
 
-    def _blocks(self) -> Segments:
+    def _blocks(self, epoch: int) -> Segments:
         """Cut the chunks into blocks, in the order on disk; empty chunks give none."""
-        rows = self.chunk_rows
-        if self.block_rows is None or not self.shuffle:
-            chunk = np.flatnonzero(rows)
-            return Segments(chunk, np.zeros(len(chunk), np.int64), rows[chunk])
-        num_blocks = -(-rows // self.block_rows)
+        rows = self.epoch_rows(epoch)
+        most = rows if self.chunk_weights is None else rows_a_draw(rows, self.chunk_rows)
+        if self.block_rows is not None and self.shuffle:
+            most = np.minimum(most, self.block_rows)
+        num_blocks = -(-rows // np.maximum(most, 1))
         chunk = np.repeat(np.arange(len(rows)), num_blocks)
-        first = ranges(np.zeros(len(rows), np.int64), num_blocks) * self.block_rows
-        return Segments(chunk, first, np.minimum(self.block_rows, rows[chunk] - first))
+        first = ranges(np.zeros(len(rows), np.int64), num_blocks) * most[chunk]
+        return Segments(chunk, first, np.minimum(most[chunk], rows[chunk] - first))
 
     def _stream(self, epoch: int) -> Segments:
         """Put the blocks of all shards in the order of an epoch, shard after shard.
@@ -321,13 +384,13 @@ class Order:
         there are windows: the times in which the pool is filled once. Each window gets one block of every stratum, and
         consecutive strata are dealt to the shards at random, so that each fill is an even sample of the whole disk.
         """
-        blocks = self._blocks()
+        blocks = self._blocks(epoch)
         num_blocks, shards = len(blocks.chunk), self.num_shards
         if not self.shuffle or num_blocks == 0:
             return blocks
         random = self._random(epoch, _STREAM)
-        typical = _typical(blocks.num_rows)
-        windows = max(1, -(-num_blocks // (shards * max(1, self.fill_rows // typical))))
+        usual = typical(blocks.num_rows)
+        windows = max(1, -(-num_blocks // (shards * max(1, self.fill_rows // usual))))
         whole = num_blocks // windows * windows
         roll = int(random.integers(num_blocks))
         # One row of the grid is a stratum, in random order: column w is what window w gets of it.
@@ -341,7 +404,7 @@ class Order:
         shard = deal[turn, window, stratum]
         # A staggered shard starts in the middle of a window, and comes to the other part of it, as even, at the end.
         turns = int(turn[-1]) + 1
-        early = np.minimum(self._first_fill_rows(np.arange(shards)) // typical, turns)[shard]
+        early = np.minimum(self._first_fill_rows(np.arange(shards)) // usual, turns)[shard]
         since = (turn + random.integers(turns, size=shards)[shard]) * early
         window[(window == 0) & ((since + early) // turns == since // turns)] = windows
         window = np.where(shard % 2, windows - window, window)
@@ -420,10 +483,3 @@ class Order:
 def _even_bounds(parts: int, size: int) -> Integers:
     """Cut a size into nearly equal parts: ``_even_bounds(3, 10)`` is 0, 4, 7, 10."""
     return -(-np.arange(parts + 1) * size // parts)
-
-
-def _typical(sizes: Integers) -> int:
-    """Return the size of the block that holds the median row."""
-    ordered = np.sort(sizes)
-    ends = np.cumsum(ordered)
-    return int(ordered[np.searchsorted(ends, ends[-1] / 2)])

@@ -41,6 +41,16 @@ class Joined:
     def __len__(self) -> int:
         return len(self.parts[0])
 
+    def to_numpy(self) -> NDArray[Any]:
+        """Put the parts beside each other.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape ``[rows, values]``, where the parts have so many values a row together.
+        """
+        return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in self.parts], axis=1)
+
 
 class Windows:
     """Windows of rows that lie behind each other: several may share a row, which lies there once.

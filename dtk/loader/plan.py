@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
+from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Field
 from dtk.loader.explain import explain, warnings_of
 from dtk.loader.order import Order
@@ -46,6 +47,8 @@ class Plan:
         Bytes that a rank's loader may hold.
     slice_rows : int
         Rows of a slice of a chunk that is too big to be decoded whole; 0 where all are decoded whole.
+    sampling : mapping of str to str, optional
+        How rows are drawn: ``"by"``, as the loader was given it, and the ``"digest"`` of what was counted for it.
     decodes_per_row : float
         Rows that are decoded by the row of a chunk that is read: more than 1 where windows reach into other chunks.
     cautions : tuple of str
@@ -59,6 +62,7 @@ class Plan:
     chunk_nbytes: Integers
     memory_limit_nbytes: int
     slice_rows: int = 0
+    sampling: Mapping[str, str] | None = None
     decodes_per_row: float = 1.0
     cautions: tuple[str, ...] = ()
 
@@ -90,9 +94,10 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the source's identity, the order and the fields, in hex."""
+        """Hash of the source's identity, the order, the fields and how rows are drawn, in hex."""
         fields = [[name, field.dtype.str, list(field.shape)] for name, field in self.fields.items()]
-        text = json.dumps([self.source_identity, self.order.digest, fields])
+        sampling = [] if self.sampling is None else [dict(self.sampling)]
+        text = json.dumps([self.source_identity, self.order.digest, fields, *sampling])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -190,7 +195,10 @@ class Plan:
             return 1.0
         shared = (order.num_shards + ranks - math.gcd(ranks, order.num_shards)) / order.num_shards
         largest_piece = min(order.fill_rows, order.block_rows or order.fill_rows)
-        pieces = -(-order.chunk_rows // largest_piece)
+        if order.chunk_weights is None:
+            pieces = -(-order.chunk_rows // largest_piece)
+        else:
+            pieces = -(-order.expected_rows // np.minimum(most_drawn(order.chunk_rows), largest_piece))
         if order.block_rows is None:  # then the pieces of a chunk that is read in slices follow each other
             pieces[self.is_streamed] = 1
         sliced = float((pieces * order.chunk_rows).sum()) / order.num_rows

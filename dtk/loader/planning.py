@@ -8,10 +8,12 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
 from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes, streamed
+from dtk.loader.sampling import Sampling
 from dtk.loader.segments import Integers
 from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source
@@ -21,6 +23,8 @@ from dtk.sources.windows import WindowSource
 
 __all__ = ["make_plan"]
 
+_WEIGHING_NBYTES: Final = 32  # of a row: its weight, as read and as added up, or the code of its class
+_DRAWING_NBYTES: Final = 32  # of a row that is drawn: its number, and the numbers that choose it
 _SHARDS: Final = (1, 2, 4, 8, 12, *(24 * 2**power for power in range(9)))
 _SLICE_NBYTES: Final = 32 << 20
 _LEAST_SLICE_ROWS: Final = 1024
@@ -38,6 +42,7 @@ def make_plan(
     tail: Tail,
     memory_limit_nbytes: int,
     parameters: dict[str, Any] | None = None,
+    sampling: Sampling | None = None,
 ) -> Plan:
     """Choose the shards and the pool for a memory budget.
 
@@ -62,6 +67,8 @@ def make_plan(
         Bytes that a rank's loader may hold.
     parameters : dict, optional
         The order's parameters, from a saved state; chosen here if None.
+    sampling : Sampling, optional
+        How rows are drawn; each comes once if None.
 
     Returns
     -------
@@ -69,7 +76,8 @@ def make_plan(
         Not checked yet.
     """
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
-    slice_rows, chunk_nbytes = _in_flight(source, encoder)
+    chunk_weights = None if sampling is None else sampling.chunk_weights
+    slice_rows, chunk_nbytes = _in_flight(source, encoder, sampling)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
         room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes)
@@ -82,14 +90,16 @@ def make_plan(
             "tail": tail,
             "shuffle": shuffle,
         }
+    order = Order.from_parameters(chunk_rows, parameters, chunk_weights)
     return Plan(
         source_identity=source.identity,
-        order=Order.from_parameters(chunk_rows, parameters),
+        order=order,
         fields=dict(encoder.fields),
-        epoch_nbytes=int(np.sum(source.chunk_nbytes)),
+        epoch_nbytes=int(np.sum(source.chunk_nbytes[order.expected_rows > 0])),
         chunk_nbytes=chunk_nbytes,
         memory_limit_nbytes=memory_limit_nbytes,
         slice_rows=slice_rows,
+        sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
         decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
         cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
     )
@@ -125,30 +135,45 @@ def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> in
 
 
 def _in_flight(
-    source: Source | ArraySource | WindowSource, encoder: Encoder | GridEncoder | WindowEncoder
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
+    sampling: Sampling | None,
 ) -> tuple[int, Integers]:
     """Return the rows of the slices in which big row groups are read, and the bytes of each chunk while it is read."""
     if isinstance(source, WindowSource):
         assert isinstance(encoder, WindowEncoder)
-        columns = list(dict.fromkeys([*encoder.columns, *source.time_columns]))
-        _, of_rows = _in_flight_rows(source.base, columns, encoder.encoded_nbytes, may_slice=False)
+        columns = [*encoder.columns, *source.time_columns]
+        _, of_rows = _in_flight_rows(source.base, columns, encoder.encoded_nbytes, None, may_slice=False)
         return 0, source.in_flight_nbytes(of_rows)
     encoded = sum(field.row_nbytes for field in encoder.fields.values())
-    return _in_flight_rows(source, encoder.columns, encoded, may_slice=True)
+    return _in_flight_rows(source, encoder.columns, encoded, sampling, may_slice=sampling is None)
 
 
 def _in_flight_rows(
-    source: Source | ArraySource, columns: Sequence[str], encoded_nbytes: int, *, may_slice: bool
+    source: Source | ArraySource,
+    columns: Sequence[str],
+    encoded: int,
+    sampling: Sampling | None,
+    *,
+    may_slice: bool,
 ) -> tuple[int, Integers]:
-    rows, slice_rows = np.asarray(source.chunk_rows), 0
+    rows = encoded_rows = np.asarray(source.chunk_rows, np.int64)
+    columns, slice_rows = list(dict.fromkeys(columns)), 0
+    if sampling is not None:
+        columns = list(dict.fromkeys([*columns, sampling.rule.column]))
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
-        nbytes = rows * source.decoded_row_nbytes(columns)
+        decoded, encoded = source.decoded_row_nbytes(columns), 0
     else:
-        row_nbytes = _decoded_row_nbytes(source, columns) + encoded_nbytes
-        nbytes = rows * row_nbytes
+        decoded = _decoded_row_nbytes(source, columns)
+    nbytes = rows * decoded
+    if sampling is not None:  # what is drawn is a copy
+        encoded_rows = most_drawn(rows)
+        nbytes += rows * _WEIGHING_NBYTES + encoded_rows * (decoded + _DRAWING_NBYTES)
+    nbytes += encoded_rows * encoded
     if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
         nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)
     if isinstance(source, ParquetSource) and source.filesystem is None and may_slice:
+        row_nbytes = decoded + encoded
         slice_rows = max(_LEAST_SLICE_ROWS, int(_SLICE_NBYTES / max(row_nbytes, 1)))
         # A slice, the one before, and of each column the page that they are cut from.
         of_slices = 2 * slice_rows * row_nbytes + _PAGE_NBYTES * len(columns)

@@ -16,6 +16,7 @@ from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order
 from dtk.loader.ring import Ring
+from dtk.loader.sampling import EpochDraw, Sampling
 from dtk.loader.schedule import Piece, Read, Schedule
 from dtk.loader.segments import Integers
 from dtk.loader.streams import Streams
@@ -66,6 +67,8 @@ class Reader:
         Rows of a slice.
     scratches : list of Scratch
         Memory that reads of arrays use, and leave here for the next one.
+    sampling : Sampling, optional
+        How rows are drawn; each comes once if None.
 
     Notes
     -----
@@ -92,10 +95,14 @@ class Reader:
         is_streamed: NDArray[np.bool_],
         slice_rows: int,
         scratches: list[Scratch],
+        sampling: Sampling | None = None,
     ) -> None:
         self._source, self._encoder, self._ring = source, encoder, ring
         self._schedule = schedule
         self._columns = list(encoder.columns)
+        self._draw = None if sampling is None else EpochDraw(sampling, order, epoch)
+        if sampling is not None and sampling.rule.column not in self._columns:
+            self._columns.append(sampling.rule.column)
         self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
         self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
         self._is_streamed = is_streamed
@@ -207,8 +214,8 @@ class Reader:
                     raise DataError(
                         f"{block.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
                     )
-                for piece, places in pieces:
-                    self._ring.scatter(self._encoder.pack(block.slice(piece.first_row, piece.num_rows)), places)
+                for rows, (_, places) in zip(self._rows(read, block), pieces, strict=True):
+                    self._ring.scatter(self._encoder.pack(rows), places)
         for piece in read.pieces:
             self._places.release(piece.fill)
         return has_rows
@@ -224,6 +231,14 @@ class Reader:
                 if start < stop:
                     rows = table.slice(piece.first_row + start - at, stop - start)
                     self._ring.scatter(self._encoder.pack(rows), places[start:stop])
+
+    def _rows(self, read: Read, block: Any) -> Iterator[Any]:
+        """Yield the rows of each piece of a chunk."""
+        runs = ((piece.first_row, piece.num_rows) for piece in read.pieces)
+        if self._draw is None:
+            yield from (block.slice(*run) for run in runs)
+        else:
+            yield from (block.take(rows) for rows in self._draw.rows(read.chunk, block, runs))
 
     @contextmanager
     def _block(self, chunk: int) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Fills", "Integers", "Segments", "clip", "concat", "ranges", "sliced"]
+__all__ = ["Fills", "Integers", "Segments", "clip", "concat", "ranges", "sliced", "typical"]
 
 Integers = NDArray[np.int64]
 
@@ -193,3 +193,26 @@ def sliced(segments: Segments, most: int) -> Segments:
     parts = np.repeat(parts, parts)
     begin, end = rows * part // parts, rows * (part + 1) // parts
     return Segments(chunk, first + begin, end - begin)
+
+
+def typical(sizes: Integers) -> int:
+    """Return the size of the run that holds the median row.
+
+    Parameters
+    ----------
+    sizes : numpy.ndarray
+        An int64 ``[runs]``: their rows.
+
+    Returns
+    -------
+    int
+        0 for no rows at all.
+
+    Examples
+    --------
+    >>> typical(np.array([1, 1, 1, 50, 60]))
+    60
+    """
+    ordered = np.sort(sizes)
+    ends = np.cumsum(ordered)
+    return int(ordered[np.searchsorted(ends, ends[-1] / 2)]) if len(ends) else 0

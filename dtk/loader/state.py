@@ -38,6 +38,7 @@ def state_of(plan: Plan, epoch: int, step: int) -> dict[str, Any]:
         "num_rows": plan.order.num_rows,
         "num_chunks": plan.num_chunks,
         "order": plan.order.parameters(),
+        "sampling": None if plan.sampling is None else dict(plan.sampling),
     }
 
 
@@ -56,17 +57,27 @@ def check_state(state: Mapping[str, Any], plan: Plan) -> None:
     DataError
         If the data is not what it was.
     ArgumentError
-        If the state is of another version, or incomplete.
+        If the state is of another version, or incomplete, or rows are drawn in another way.
     """
     if state.get("version") != _VERSION:
         raise ArgumentError(f"state of version {state.get('version')!r} must be of version {_VERSION}")
     missing = sorted({"epoch", "step", "source", "num_rows", "num_chunks", "order"} - state.keys())
     if missing:
         raise ArgumentError(f"state={sorted(state)!r} lacks {missing}; pass what state_dict() returned")
+    drawn, draws = state.get("sampling") or {}, plan.sampling or {}
+    if drawn.get("by") != draws.get("by"):
+        raise ArgumentError(
+            f"sampling={draws.get('by')!r} is not what the state was saved with; pass sampling={drawn.get('by')!r}"
+        )
     if state["source"] != plan.source_identity:
         was = f"{state['num_rows']:,} rows in {state['num_chunks']:,} chunks"
         found = f"{plan.order.num_rows:,} rows in {plan.num_chunks:,} chunks"
         changed = f"it had {was} and has {found}" if was != found else "its files, columns or filters changed"
         raise DataError(
             f"the data is not what the state was saved from: {changed}; restore it, or start anew without the state"
+        )
+    if dict(drawn) != dict(draws):
+        raise DataError(
+            f"what rows are drawn by, sampling={draws.get('by')!r}, is not what the state was saved with: the column's "
+            "values or the target changed; restore them, or start anew without the state"
         )

@@ -68,6 +68,11 @@ class SampleEncoder:
         return tuple(names)
 
     @property
+    def target_column(self) -> str | None:
+        """The column that "target" is made of."""
+        return None if self.target is None else self.target.name
+
+    @property
     def fields(self) -> dict[str, Field]:
         """What `encode` returns, by name: dtype, and shape of one sample."""
         from dtk.loader import Field

@@ -60,6 +60,21 @@ class ArrayBlock:
         arrays = {name: array[first : first + num_rows] for name, array in self.arrays.items()}
         return type(self)(arrays, num_rows)
 
+    def take(self, rows: npt.NDArray[np.int64]) -> Self:
+        """Take samples by their numbers.
+
+        Parameters
+        ----------
+        rows : numpy.ndarray
+            An int64 ``[n]``: which ones, also several times.
+
+        Returns
+        -------
+        ArrayBlock
+            Copies.
+        """
+        return type(self)({name: array[rows] for name, array in self.arrays.items()}, len(rows))
+
 
 @dataclass(frozen=True)
 class ArrayVariable:

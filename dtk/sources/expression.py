@@ -23,7 +23,7 @@ from dtk.errors import DataError, DtkError, SourceError
 from dtk.memory import format_nbytes
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import FrameReader, Read
-from dtk.sources.identity import expression_identity
+from dtk.sources.identity import expression_identity, has_own_functions
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.program import ChunkFrame, Program
 from dtk.sources.rowwise import keeps_rows, looks_at_rows, refusal, with_chosen_partitions
@@ -58,6 +58,8 @@ class ExpressionSource:
         int64 [chunks]; None while unknown.
     first_group : np.ndarray
         int64 [chunks + 1]: the first row group of `base` in each chunk.
+    has_own_functions : bool
+        Whether it calls functions of the user, of which the identity may not tell everything.
     """
 
     base: ParquetSource
@@ -68,6 +70,7 @@ class ExpressionSource:
     identity: str
     chunk_rows: npt.NDArray[np.int64] | None
     first_group: npt.NDArray[np.int64]
+    has_own_functions: bool = False
 
     @property
     def num_chunks(self) -> int:
@@ -240,6 +243,7 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
         identity=digest.hexdigest(),
         chunk_rows=base.chunk_rows if keeps else None,
         first_group=first_group.astype(np.int64),
+        has_own_functions=has_own_functions(template),
     )
     return replace(source, schema=_schema_of(source, template._meta, expr))
 

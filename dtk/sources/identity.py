@@ -8,14 +8,16 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, MethodWrapperType, ModuleType
-from typing import Any
+from typing import Any, Final
 
 import dask.dataframe.dask_expr._expr as operations
 from dask._expr import Expr
 from dask.base import tokenize
 from dask.tokenize import normalize_object, normalize_token
 
-__all__ = ["expression_identity"]
+__all__ = ["expression_identity", "has_own_functions"]
+
+KNOWN_PACKAGES: Final = sys.stdlib_module_names | {"dask", "dtk", "numpy", "pandas", "pyarrow"}
 
 
 def expression_identity(expr: Any) -> str:
@@ -35,8 +37,28 @@ def expression_identity(expr: Any) -> str:
     return _Hasher().of(expr)
 
 
+def has_own_functions(expr: Any) -> bool:
+    """Tell whether an expression calls functions of the user, or holds objects of the user's classes.
+
+    Parameters
+    ----------
+    expr : Expr
+        Any expression.
+
+    Returns
+    -------
+    bool
+        True where two expressions of one identity may give different rows in two processes: what functions call in
+        turn, and what is in the globals of their modules, the identity does not tell.
+    """
+    hasher = _Hasher()
+    hasher.of(expr)
+    return hasher.has_own
+
+
 class _Hasher:
     def __init__(self) -> None:
+        self.has_own = False  # whether anything was not of the packages that are known
         self._known: dict[str, str] = {}  # of expressions, by Dask's name in this process
         self._begun: list[int] = []  # functions and containers that hold themselves are named by their depth
 
@@ -45,6 +67,7 @@ class _Hasher:
             if value._name not in self._known:
                 self._known[value._name] = _digest(map(self.of, [type(value).__qualname__, *_operands(value)]))
             return self._known[value._name]
+        self.has_own |= _is_own(value)
         if id(value) in self._begun:
             return f"above {self._begun.index(id(value))}"
         self._begun.append(id(value))
@@ -64,6 +87,12 @@ class _Hasher:
             return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
         parts = _parts(value)
         return str(tokenize(value)) if parts is None else _digest(map(self.of, parts))
+
+
+def _is_own(value: Any) -> bool:
+    named = value if isinstance(value, (FunctionType, type)) else type(value)
+    module = value.__name__ if isinstance(value, ModuleType) else named.__module__ or ""
+    return module.partition(".")[0] not in KNOWN_PACKAGES
 
 
 def _parts(value: Any) -> list[Any] | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,9 @@ from dtk.sources.columns import checked_columns
 if TYPE_CHECKING:
     import pandas as pd
 
-    from dtk.sources.expression import ExpressionSource
+    from dtk.sources.arrays import ArraySource
 
-__all__ = ["Source", "TableSource", "as_source", "chunk_groups", "counted", "readable"]
+__all__ = ["Source", "TableSource", "as_source", "chunk_groups", "readable"]
 
 ROWS_PER_SLICE: Final = 65_536
 
@@ -264,45 +264,12 @@ def readable(data: Any) -> Any:
         return data
 
 
-SourceKind = TypeVar("SourceKind", bound=Source)
-
-
-def counted(source: SourceKind, progress: bool = False) -> SourceKind:
-    """Fill in the rows of each chunk, by one pass over the columns that decide which rows stay.
-
-    Parameters
-    ----------
-    source : Source
-        Any source.
-    progress : bool
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    Source
-        The same source where the rows are known; else a copy that knows them and has an identity of its own.
-    """
-    if source.chunk_rows is not None:
-        return source
-    from dtk.runtime import map_reduce
-    from dtk.sources.expression import ExpressionSource
-
-    assert isinstance(source, ExpressionSource)  # no other kind leaves its rows unknown
-    groups = chunk_groups(source, 256)
-    counts: list[int] = (
-        map_reduce(_count, _joined, groups, shared=source, label="count", progress=progress) if groups else []
-    )
-    rows = np.asarray(counts, np.int64)
-    identity = hashlib.blake2b(source.identity.encode() + rows.tobytes(), digest_size=16).hexdigest()
-    return replace(source, chunk_rows=rows, identity=identity)
-
-
-def chunk_groups(source: Source, num_groups_hint: int) -> list[tuple[int, int]]:
+def chunk_groups(source: Source | ArraySource, num_groups_hint: int) -> list[tuple[int, int]]:
     """Cut the chunks into contiguous groups of about equal bytes.
 
     Parameters
     ----------
-    source : Source
+    source : Source or ArraySource
         Any source.
     num_groups_hint : int
         How many groups are wanted; there are never more, and fewer where chunks are few.
@@ -327,14 +294,6 @@ def chunk_groups(source: Source, num_groups_hint: int) -> list[tuple[int, int]]:
     wanted = ends[-1] * np.arange(1, num_groups) / num_groups
     cuts = np.unique(np.concatenate([[0], np.searchsorted(ends, wanted, side="right"), [num_chunks]]))
     return [(int(start), int(stop)) for start, stop in pairwise(cuts)]
-
-
-def _count(source: ExpressionSource, group: tuple[int, int]) -> list[int]:
-    return [source.count(chunk) for chunk in range(*group)]
-
-
-def _joined(parts: list[list[int]]) -> list[int]:
-    return [count for part in parts for count in part]
 
 
 def _table_of_arrays(arrays: Mapping[str, Any], columns: Sequence[str] | None) -> pa.Table:

@@ -301,6 +301,10 @@ def _check_validation(validation: Loader, loader: Loader) -> None:
     """Refuse validation data that the network would take for something else than the training data."""
     if validation.plan.order.tail != "pad":
         raise ArgumentError("validation trims rows, so its metrics would not be exact; make it with tail='pad'")
+    if validation.sampling is not None:
+        raise ArgumentError(
+            f"validation has sampling={validation.sampling!r}, so its metrics would be those of a draw; leave it out"
+        )
     if "target" not in validation.encoder.fields:
         raise ArgumentError(f"validation has no target; give Loader(..., target={loader.target!r}), as for training")
     found, wanted = _sample(validation), _sample(loader)

@@ -400,7 +400,7 @@ def test_what_cannot_work_is_refused(arguments, message):
 
 
 def test_string_columns_need_a_preparation():
-    with pytest.raises(ArgumentError, match=r"'name' holds .*string.*pass preparation="):
+    with pytest.raises(ArgumentError, match=r"'name' holds .*string.*pass a preparation="):
         Loader({"x": [1.0], "name": ["a"]})
 
 

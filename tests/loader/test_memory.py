@@ -27,12 +27,15 @@ elif kind == "share":
     data, _ = dtk.split(data, fractions=[0.05, 0.95])
 elif kind == "column":
     data = data.assign(y=data.x0 + data.x1)
-elif kind == "file":
+elif kind in ("file", "drawn"):
     data = path
 elif kind == "windows":
     data, window = path, dtk.Window("time", history=3, lead=1)
 for memory in ("64 MiB", "160 MiB", "256 MiB"):
-    loader = Loader(data, target="x1", window=window, global_batch_size=256, memory=memory, read_threads=2)
+    sampling = "x2" if kind == "drawn" else None
+    loader = Loader(
+        data, target="x1", sampling=sampling, window=window, global_batch_size=256, memory=memory, read_threads=2
+    )
     try:
         loader.plan.check()
     except dtk.MemoryLimitError:
@@ -79,7 +82,7 @@ def series(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", ["file", "column", "filter", "share"])
+@pytest.mark.parametrize("kind", ["file", "column", "filter", "share", "drawn"])
 def test_what_is_held_is_what_was_planned(parquet, kind):
     check(parquet, kind)
 

@@ -21,6 +21,11 @@ def orders(draw, shuffles=(True, True, True, False)):
     if tail == "trim":
         batch = min(batch, int(chunk_rows.sum()))
     is_shuffled = draw(st.sampled_from(shuffles))
+    chunk_weights = None
+    if is_shuffled and draw(st.booleans()):
+        weights = st.lists(st.sampled_from([0.0, 0.01, 1.0, 1e4]), min_size=len(chunk_rows), max_size=len(chunk_rows))
+        chunk_weights = np.array(draw(weights)) * (chunk_rows > 0)
+        chunk_weights[np.argmax(chunk_rows)] += 0.5
     return Order(
         chunk_rows,
         batch,
@@ -30,6 +35,7 @@ def orders(draw, shuffles=(True, True, True, False)):
         seed=draw(st.integers(0, 9)),
         tail=tail,
         shuffle=is_shuffled,
+        chunk_weights=chunk_weights,
     )
 
 

@@ -622,3 +622,8 @@ def test_arrays_without_their_coordinate_are_refused(store):
 def test_training_refuses_windows_in_a_line(source):
     with pytest.raises(ArgumentError, match="a bundle of windows is to come; .* dtk.launch"):
         dtk.train(torch.nn.Linear(2, 1), loader_of(source, hourly(lead=1)))
+
+
+def test_rows_are_not_drawn_into_windows(source):
+    with pytest.raises(ArgumentError, match="sampling='w' draws rows, and window= takes runs of them; leave one out"):
+        loader_of(source, sampling="w")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at
     from dtk.loader import Loader
     from dtk.preparation import TablePreparation
     from dtk.runtime import connect
-    from dtk.sources import open, split, write_parquet
+    from dtk.sources import Window, open, split, write_parquet
     from dtk.training import launch, train
 
 __all__ = [
@@ -48,6 +48,7 @@ __all__ = [
     "TablePreparation",
     "TorchClassifier",
     "TorchRegressor",
+    "Window",
     "__version__",
     "connect",
     "launch",
@@ -68,6 +69,7 @@ _LAZY: Final = {
     "TablePreparation": "dtk.preparation",
     "TorchClassifier": "dtk.estimators",
     "TorchRegressor": "dtk.estimators",
+    "Window": "dtk.sources",
     "connect": "dtk.runtime",
     "launch": "dtk.training",
     "load": "dtk.bundle",

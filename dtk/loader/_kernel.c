@@ -249,9 +249,86 @@ static PyObject *move(PyObject *module, PyObject *args) {
     Py_RETURN_NONE;
 }
 
+/* Do windows lie inside the rows? */
+static int are_within(const int64_t *starts, Py_ssize_t windows, int64_t least, int64_t most, int64_t rows) {
+    for (Py_ssize_t i = 0; i < windows; i++)
+        if (starts[i] < -least || starts[i] >= rows - most) return 0;
+    return 1;
+}
+
+/* gather(rows, starts, offsets, places, ring, row_nbytes, offset, nbytes): windows of rows. Row starts[i] + offsets[k]
+ * goes to the k-th of as many equal parts of row places[i] of the ring as there are offsets, at an offset there. */
+static PyObject *gather(PyObject *module, PyObject *args) {
+    PyObject *rows_object, *starts_object, *offsets_object, *places_object, *ring_object;
+    Py_ssize_t row_nbytes, offset, nbytes;
+    if (!PyArg_ParseTuple(args, "OOOOOnnn", &rows_object, &starts_object, &offsets_object, &places_object,
+                          &ring_object, &row_nbytes, &offset, &nbytes))
+        return NULL;
+    Py_buffer row_view, start_view, offset_view, place_view, ring_view;
+    if (PyObject_GetBuffer(rows_object, &row_view, PyBUF_SIMPLE) < 0) return NULL;
+    if (get_arrays(places_object, ring_object, &place_view, &ring_view) < 0) goto no_arrays;
+    if (PyObject_GetBuffer(starts_object, &start_view, PyBUF_SIMPLE) < 0) goto no_starts;
+    if (PyObject_GetBuffer(offsets_object, &offset_view, PyBUF_SIMPLE) < 0) goto no_offsets;
+    const int64_t *places = place_view.buf, *starts = start_view.buf, *offsets = offset_view.buf;
+    const char *from = row_view.buf;
+    const Py_ssize_t windows = place_view.len / (Py_ssize_t)sizeof(int64_t);
+    const Py_ssize_t parts = offset_view.len / (Py_ssize_t)sizeof(int64_t);
+    const char *fault = NULL;
+    if (parts < 1 || row_nbytes < 1 || row_nbytes % parts != 0 || start_view.len != place_view.len)
+        fault = "windows";
+    else if (nbytes < 1 || row_view.len % nbytes != 0 || offset < 0 || offset + nbytes > row_nbytes / parts)
+        fault = "rows";
+    if (fault == NULL) {
+        const Py_ssize_t part_nbytes = row_nbytes / parts;
+        char *ring = (char *)ring_view.buf + offset;
+        Py_BEGIN_ALLOW_THREADS;
+        int64_t least = offsets[0], most = offsets[0];
+        int is_run = part_nbytes == nbytes; /* then a window is one piece of memory, here and there */
+        for (Py_ssize_t k = 1; k < parts; k++) {
+            least = offsets[k] < least ? offsets[k] : least;
+            most = offsets[k] > most ? offsets[k] : most;
+            is_run = is_run && offsets[k] == offsets[k - 1] + 1;
+        }
+        if (!are_inside(places, windows, ring_view.len / row_nbytes)) {
+            fault = "places";
+        } else if (!are_within(starts, windows, least, most, row_view.len / nbytes)) {
+            fault = "starts";
+        } else {
+            for (Py_ssize_t i = 0; i < windows; i++) {
+                if (places[i] < 0) continue;
+                char *to = ring + places[i] * row_nbytes;
+                if (is_run) {
+                    put_row(to, from + (starts[i] + offsets[0]) * nbytes, row_nbytes);
+                    continue;
+                }
+                for (Py_ssize_t k = 0; k < parts; k++)
+                    put_row(to + k * part_nbytes, from + (starts[i] + offsets[k]) * nbytes, nbytes);
+            }
+            end_puts();
+        }
+        Py_END_ALLOW_THREADS;
+    }
+    PyBuffer_Release(&offset_view);
+    PyBuffer_Release(&start_view);
+    PyBuffer_Release(&place_view);
+    PyBuffer_Release(&ring_view);
+    PyBuffer_Release(&row_view);
+    if (fault != NULL) return PyErr_Format(PyExc_ValueError, "bad %s", fault);
+    Py_RETURN_NONE;
+no_offsets:
+    PyBuffer_Release(&start_view);
+no_starts:
+    PyBuffer_Release(&place_view);
+    PyBuffer_Release(&ring_view);
+no_arrays:
+    PyBuffer_Release(&row_view);
+    return NULL;
+}
+
 static PyMethodDef methods[] = {
     {"pack", pack, METH_VARARGS, "Pack columns into rows, and scatter these."},
     {"move", move, METH_VARARGS, "Scatter rows."},
+    {"gather", gather, METH_VARARGS, "Scatter windows of rows."},
     {NULL, NULL, 0, NULL},
 };
 

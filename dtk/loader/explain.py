@@ -77,7 +77,12 @@ def warnings_of(plan: Plan, ranks: int) -> list[str]:
         One line each.
     """
     order = plan.order
-    found = []
+    found = list(plan.cautions)
+    if plan.decodes_per_row > 1.5:
+        found.append(
+            f"windows reach into later chunks, so that {plan.decodes_per_row:.1f} rows are decoded by the row; write "
+            "bigger row groups or chunks"
+        )
     if order.shuffle and plan.num_chunks and int(order.chunk_rows.max()) > order.fill_rows:
         found.append(
             f"chunks of up to {int(order.chunk_rows.max()):,} rows are more than the {order.fill_rows:,} that are "
@@ -90,11 +95,12 @@ def warnings_of(plan: Plan, ranks: int) -> list[str]:
         )
     if ranks > order.global_batch_size:
         found.append(f"ranks={ranks} is more than global_batch_size={order.global_batch_size}: some get no samples")
+    decodes = plan.decodes_per_sample(ranks) / plan.decodes_per_row
     # Of rows that are drawn, more are read than taken at any number of ranks.
-    fewest = 1.0 if plan.sampling is None else plan.decodes_per_sample(1)
-    if plan.decodes_per_sample(ranks) > 1.5 * fewest:
+    fewest = 1.0 if plan.sampling is None else plan.decodes_per_sample(1) / plan.decodes_per_row
+    if decodes > 1.5 * fewest:
         found.append(
-            f"each sample is decoded {plan.decodes_per_sample(ranks):.1f} times by {ranks} ranks; take a number of "
+            f"each sample is decoded {decodes:.1f} times by {ranks} ranks; take a number of "
             f"ranks that divides {order.num_shards}, or write more and smaller row groups"
         )
     return found

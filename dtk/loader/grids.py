@@ -31,6 +31,8 @@ class GridEncoder:
         The variable that becomes ``"target"``: int64 if it holds integers or booleans, else float32.
     weight : str, optional
         The variable that becomes ``"weight"``: a number for each sample.
+    may_hold_target : bool
+        Whether the target may be an input too: in windows, which hold it at another time.
 
     Raises
     ------
@@ -51,6 +53,7 @@ class GridEncoder:
         inputs: Sequence[str] | None = None,
         target: str | None = None,
         weight: str | None = None,
+        may_hold_target: bool = False,
     ) -> None:
         for argument, name in (("target", target), ("weight", weight)):
             if name is not None and (name not in source.variables or source.variables[name].is_static):
@@ -58,7 +61,7 @@ class GridEncoder:
         # A store lists its variables in any order.
         names = sorted(set(source.variables) - {target, weight}) if inputs is None else list(inputs)
         for name in names:
-            if name not in source.variables or name in (target, weight):
+            if name not in source.variables or name in (None if may_hold_target else target, weight):
                 raise ArgumentError(f"inputs={name!r} is no variable to learn from; there are {_named(source)}")
         chosen = [source.variables[name] for name in names]
         self._inputs = [variable for variable in chosen if not variable.is_static]

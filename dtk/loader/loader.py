@@ -26,14 +26,17 @@ from dtk.loader.planning import make_plan
 from dtk.loader.ranks import check_rank, current_rank
 from dtk.loader.reader import Reader
 from dtk.loader.ring import Ring, pad
-from dtk.loader.sampling import EpochDraw, Sampling, counting_source, make_rule, names_in
+from dtk.loader.sampling import EpochDraw, Sampling, SamplingRule, counting_source, make_rule, names_in
 from dtk.loader.schedule import make_schedule
 from dtk.loader.state import check_state, state_of
 from dtk.loader.transfer import as_device, on_device
+from dtk.loader.windows import WindowEncoder, make_windows
 from dtk.memory import parse_nbytes
 from dtk.sources import Source, TableSource, as_source
 from dtk.sources.arrays import ArraySource, Verify, array_source
 from dtk.sources.counting import count, with_rows
+from dtk.sources.window import Window
+from dtk.sources.windows import WindowSource
 from dtk.sources.zarr_read import Scratch
 
 __all__ = ["Loader"]
@@ -64,6 +67,8 @@ class Loader:
         `inputs` names it.
     preparation : Encoder, optional
         What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None.
+    window : Window, optional
+        Makes samples of consecutive rows; a sample is one row if None.
     global_batch_size : int
         Samples of a step, over all ranks.
     shuffle : bool
@@ -95,7 +100,7 @@ class Loader:
     ----------
     encoder : LabelledEncoder
         What makes the arrays of a batch.
-    preparation, target, weight, sampling, collate : object
+    preparation, target, weight, sampling, window, collate : object
         As given.
     wait_s : float
         Seconds that iterations waited for data so far.
@@ -121,6 +126,11 @@ class Loader:
     channels, and the variables follow each other. Variables without the dimension of the samples are in the same way
     put together as ``"static"``, which has no batch dimension and is read once.
 
+    With a window ``"inputs"``, and whatever else a preparation makes, have an axis for the rows of the history behind
+    that of the batch. ``"target"`` has one for the leads if these are several, and ``"known"`` always has. The weight
+    is that of the first target's row. The target may be an input too, unless it lies at lead 0, and is one by default;
+    times and groups of tables are none by default.
+
     With `sampling`, an epoch has as many steps as without, but its rows are drawn with replacement and anew in each
     epoch: some come several times and others not at all, so that "every sample once" does not hold. The weights and
     classes of all rows, like the rows that a filter leaves, are known by one pass over these columns: see `count`.
@@ -144,6 +154,7 @@ class Loader:
         weight: str | None = None,
         sampling: str | None = None,
         preparation: Encoder | None = None,
+        window: Window | None = None,
         global_batch_size: int = 4096,
         shuffle: bool = True,
         seed: int = 0,
@@ -168,34 +179,17 @@ class Loader:
         if collate is not None and not callable(collate):
             raise ArgumentError(f"collate={collate!r} must be callable: it is given each batch")
         check_rank(rank, ranks)
-        self.preparation, self.target, self.weight, self.collate = preparation, target, weight, collate
-        self.sampling = sampling
-        self.encoder: LabelledEncoder | GridEncoder
-        self._source: Source | ArraySource
-        drawn_by = None if sampling == "balanced" else sampling
-        chosen = (
-            None if inputs is None else [*inputs, *(name for name in (target, weight, drawn_by) if name is not None)]
-        )
-        arrays = array_source(data, chosen)
-        source = as_source(data) if arrays is None else arrays
-        rule = make_rule(sampling, source, shuffle=shuffle, target=target, preparation=preparation)
-        if rule is not None and preparation is None and inputs is None:
-            inputs = [name for name in names_in(source) if name not in (target, weight, rule.column)]
-        self._rule = rule
+        self.preparation, self.target, self.weight, self.sampling = preparation, target, weight, sampling
+        self.window, self.collate = window, collate
+        self.encoder: LabelledEncoder | GridEncoder | WindowEncoder
+        self._source: Source | ArraySource | WindowSource
+        self._rule: SamplingRule | None = None
         self._sampling: Sampling | None = None
-        if isinstance(source, ArraySource):
-            if preparation is not None:
-                raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
-            self._source = source if verify == source.verify else replace(source, verify=verify)
-            self.encoder = GridEncoder(source, inputs=inputs, target=target, weight=weight)
+        self._counting: Source | ArraySource | None = None  # what `count` is to read
+        if window is None:
+            self._take_rows(data, inputs, shuffle=shuffle, verify=verify)
         else:
-            self.encoder = make_encoder(
-                source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation
-            )
-            columns = list(dict.fromkeys([*self.encoder.columns, *([] if rule is None else [rule.column])]))
-            is_narrow = isinstance(data, Source) or columns == source.schema.names
-            self._source = source if is_narrow else as_source(data, columns)
-        self._counting = counting_source(data, self._source, rule)
+            self._take_windows(data, inputs, verify)
         self._arguments = {
             "global_batch_size": int(global_batch_size),
             "shuffle": bool(shuffle),
@@ -235,12 +229,12 @@ class Loader:
     @property
     def is_of_grids(self) -> bool:
         """Whether samples are of variables with dimensions, and not rows of a table."""
-        return isinstance(self._source, ArraySource)
+        return isinstance(self._rows, ArraySource)
 
     @property
     def is_in_memory(self) -> bool:
         """Whether the data is a table in memory, which travels with the loader."""
-        return isinstance(self._source, TableSource)
+        return isinstance(self._rows, TableSource)
 
     @property
     def rank(self) -> int:
@@ -305,6 +299,8 @@ class Loader:
         DataError
             If a row has no weight or class, a weight is negative, or all are 0.
         """
+        if isinstance(self._source, WindowSource):
+            self._source = self._source.counted()
         if self._counting is None:
             return
         if self._rule is None:
@@ -464,6 +460,49 @@ class Loader:
         other.__dict__.update(self.__dict__, _ring=None, _scratches=[])
         return other
 
+    def _take_rows(self, data: Any, inputs: Sequence[str] | None, *, shuffle: bool, verify: Verify) -> None:
+        """Make the source and the encoder, for a sample a row."""
+        target, weight, preparation = self.target, self.weight, self.preparation
+        drawn_by = None if self.sampling == "balanced" else self.sampling
+        named = [name for name in (target, weight, drawn_by) if name is not None]
+        arrays = array_source(data, None if inputs is None else [*inputs, *named])
+        source = as_source(data) if arrays is None else arrays
+        rule = make_rule(self.sampling, source, shuffle=shuffle, target=target, preparation=preparation)
+        if rule is not None and preparation is None and inputs is None:
+            inputs = [name for name in names_in(source) if name not in (target, weight, rule.column)]
+        self._rule = rule
+        if isinstance(source, ArraySource):
+            if preparation is not None:
+                raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
+            self._source = source if verify == source.verify else replace(source, verify=verify)
+            self.encoder = GridEncoder(source, inputs=inputs, target=target, weight=weight)
+        else:
+            self.encoder = make_encoder(
+                source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation
+            )
+            columns = list(dict.fromkeys([*self.encoder.columns, *([] if rule is None else [rule.column])]))
+            is_narrow = isinstance(data, Source) or columns == source.schema.names
+            self._source = source if is_narrow else as_source(data, columns)
+        self._counting = counting_source(data, self._source, rule)
+
+    def _take_windows(self, data: Any, inputs: Sequence[str] | None, verify: Verify) -> None:
+        """Make the source and the encoder, for samples that are windows."""
+        if not isinstance(self.window, Window):
+            raise ArgumentError(f"window={self.window!r} must be a dtk.Window, such as dtk.Window('time', history=4)")
+        if self.sampling is not None:
+            raise ArgumentError(f"sampling={self.sampling!r} draws rows, and window= takes runs of them; leave one out")
+        source, self.encoder = make_windows(
+            data,
+            self.window,
+            inputs=inputs,
+            target=self.target,
+            weight=self.weight,
+            preparation=self.preparation,
+        )
+        if isinstance(source.base, ArraySource) and verify != source.base.verify:
+            source = replace(source, base=replace(source.base, verify=verify))
+        self._source = source
+
     def _make_plan(self, parameters: dict[str, Any] | None = None) -> Plan:
         return make_plan(
             self._source,
@@ -539,10 +578,16 @@ class Loader:
 
     def _static(self) -> Batch:
         """Return what all samples share; read at the first iteration."""
-        if isinstance(self._source, ArraySource) and isinstance(self.encoder, GridEncoder) and not self._shared:
-            static = self.encoder.static(self._source)
+        if isinstance(self._rows, ArraySource) and not self._shared:
+            assert not isinstance(self.encoder, LabelledEncoder)
+            static = self.encoder.static(self._rows)
             self._shared = {} if static is None else {"static": torch.from_numpy(static)}
         return self._shared
+
+    @property
+    def _rows(self) -> Source | ArraySource:
+        """The source of the rows, below windows."""
+        return self._source.base if isinstance(self._source, WindowSource) else self._source
 
     def _is_small(self, plan: Plan) -> bool:
         index_nbytes = 8 if self._sampling is None else 64

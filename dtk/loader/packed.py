@@ -1,4 +1,4 @@
-"""What lies beside each other in every row of a batch, and is put together when it is moved there and not before."""
+"""What lies apart and belongs together in a row of a batch, and is put together when it is moved there, not before."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-__all__ = ["Joined", "Packed"]
+__all__ = ["Joined", "Packed", "Windows"]
 
 TILE_NBYTES: Final = 1 << 20  # half of a core's cache: a tile is written, then read again to scatter it
 
@@ -50,6 +50,27 @@ class Joined:
             Shape ``[rows, values]``, where the parts have so many values a row together.
         """
         return np.concatenate([part.reshape(len(part), int(np.prod(part.shape[1:]))) for part in self.parts], axis=1)
+
+
+class Windows:
+    """Windows of rows that lie behind each other: several may share a row, which lies there once.
+
+    Parameters
+    ----------
+    rows : numpy.ndarray or Joined
+        ``[rows, *shape]``.
+    starts : numpy.ndarray
+        An int64 ``[windows]``: the row that each begins with.
+    offsets : sequence of int
+        Which rows of a window are taken, counted from the one it begins with; not negative, rising.
+    """
+
+    def __init__(self, rows: NDArray[Any] | Joined, starts: NDArray[np.int64], offsets: Sequence[int]) -> None:
+        self.rows, self.starts = rows, starts
+        self.offsets = np.asarray(offsets, np.int64)
+
+    def __len__(self) -> int:
+        return len(self.starts)
 
 
 class Packed:

@@ -49,6 +49,10 @@ class Plan:
         Rows of a slice of a chunk that is too big to be decoded whole; 0 where all are decoded whole.
     sampling : mapping of str to str, optional
         How rows are drawn: ``"by"``, as the loader was given it, and the ``"digest"`` of what was counted for it.
+    decodes_per_row : float
+        Rows that are decoded by the row of a chunk that is read: more than 1 where windows reach into other chunks.
+    cautions : tuple of str
+        What the source warns of.
     """
 
     source_identity: str
@@ -59,6 +63,8 @@ class Plan:
     memory_limit_nbytes: int
     slice_rows: int = 0
     sampling: Mapping[str, str] | None = None
+    decodes_per_row: float = 1.0
+    cautions: tuple[str, ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -182,7 +188,7 @@ class Plan:
         -------
         float
             1 at best. More where a shard is read by several ranks, where a border between two ranks cuts a chunk, and
-            where a chunk is cut into blocks or is bigger than a fill.
+            where a chunk is cut into blocks or is bigger than a fill, and where windows reach into the next chunk.
         """
         order = self.order
         if not self.num_chunks or not order.num_rows:
@@ -197,7 +203,7 @@ class Plan:
             pieces[self.is_streamed] = 1
         sliced = float((pieces * order.chunk_rows).sum()) / order.num_rows
         cuts = min(ranks, order.num_shards) - 1
-        return shared * sliced + cuts / self.num_chunks
+        return (shared * sliced + cuts / self.num_chunks) * self.decodes_per_row
 
     def warnings(self, ranks: int = 1) -> list[str]:
         """Say what is not as good as it could be, each with its remedy.

@@ -15,9 +15,11 @@ from dtk.loader.order import Order, Tail
 from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes, streamed
 from dtk.loader.sampling import Sampling
 from dtk.loader.segments import Integers
+from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source
 from dtk.sources.arrays import ArraySource
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.windows import WindowSource
 
 __all__ = ["make_plan"]
 
@@ -31,8 +33,8 @@ _SAMPLED_ROWS: Final = 65_536
 
 
 def make_plan(
-    source: Source | ArraySource,
-    encoder: Encoder | GridEncoder,
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
     *,
     global_batch_size: int,
     shuffle: bool,
@@ -49,9 +51,9 @@ def make_plan(
 
     Parameters
     ----------
-    source : Source or ArraySource
+    source : Source, ArraySource or WindowSource
         With known rows in its chunks.
-    encoder : Encoder or GridEncoder
+    encoder : Encoder, GridEncoder or WindowEncoder
         What is made of the rows.
     global_batch_size : int
         Samples of a global batch.
@@ -98,6 +100,8 @@ def make_plan(
         memory_limit_nbytes=memory_limit_nbytes,
         slice_rows=slice_rows,
         sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
+        decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
+        cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
     )
 
 
@@ -131,12 +135,30 @@ def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> in
 
 
 def _in_flight(
-    source: Source | ArraySource, encoder: Encoder | GridEncoder, sampling: Sampling | None
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
+    sampling: Sampling | None,
 ) -> tuple[int, Integers]:
     """Return the rows of the slices in which big row groups are read, and the bytes of each chunk while it is read."""
-    rows = encoded_rows = np.asarray(source.chunk_rows, np.int64)
-    columns, slice_rows = list(encoder.columns), 0
+    if isinstance(source, WindowSource):
+        assert isinstance(encoder, WindowEncoder)
+        columns = [*encoder.columns, *source.time_columns]
+        _, of_rows = _in_flight_rows(source.base, columns, encoder.encoded_nbytes, None, may_slice=False)
+        return 0, source.in_flight_nbytes(of_rows)
     encoded = sum(field.row_nbytes for field in encoder.fields.values())
+    return _in_flight_rows(source, encoder.columns, encoded, sampling, may_slice=sampling is None)
+
+
+def _in_flight_rows(
+    source: Source | ArraySource,
+    columns: Sequence[str],
+    encoded: int,
+    sampling: Sampling | None,
+    *,
+    may_slice: bool,
+) -> tuple[int, Integers]:
+    rows = encoded_rows = np.asarray(source.chunk_rows, np.int64)
+    columns, slice_rows = list(dict.fromkeys(columns)), 0
     if sampling is not None:
         columns = list(dict.fromkeys([*columns, sampling.rule.column]))
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
@@ -150,11 +172,11 @@ def _in_flight(
     nbytes += encoded_rows * encoded
     if isinstance(source, ExpressionSource):  # all rows below are there, as decoded, as Arrow and as pandas holds them
         nbytes += 3 * source.stored_rows * _decoded_row_nbytes(source.base, source.stored_columns)
-    if isinstance(source, ParquetSource) and source.filesystem is None and sampling is None:
+    if isinstance(source, ParquetSource) and source.filesystem is None and may_slice:
         row_nbytes = decoded + encoded
         slice_rows = max(_LEAST_SLICE_ROWS, int(_SLICE_NBYTES / max(row_nbytes, 1)))
         # A slice, the one before, and of each column the page that they are cut from.
-        of_slices = 2 * slice_rows * row_nbytes + _PAGE_NBYTES * len(encoder.columns)
+        of_slices = 2 * slice_rows * row_nbytes + _PAGE_NBYTES * len(columns)
         nbytes = np.where(streamed(rows, slice_rows), np.minimum(nbytes, of_slices), nbytes)
     whole: Integers = np.ceil(nbytes).astype(np.int64)
     return slice_rows, whole

@@ -21,8 +21,10 @@ from dtk.loader.sampling import EpochDraw, Sampling
 from dtk.loader.schedule import Piece, Read, Schedule
 from dtk.loader.segments import Integers
 from dtk.loader.streams import Streams
+from dtk.loader.windows import WindowEncoder
 from dtk.sources.arrays import ArraySource
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.windows import WindowSource
 from dtk.sources.zarr_read import Scratch
 
 if TYPE_CHECKING:
@@ -36,9 +38,9 @@ class Reader:
 
     Parameters
     ----------
-    source : Source or ArraySource
+    source : Source, ArraySource or WindowSource
         Where the chunks are read.
-    encoder : LabelledEncoder or GridEncoder
+    encoder : LabelledEncoder, GridEncoder or WindowEncoder
         What makes arrays of their rows.
     order : Order
         The order of samples.
@@ -79,8 +81,8 @@ class Reader:
     def __init__(
         self,
         *,
-        source: Source | ArraySource,
-        encoder: LabelledEncoder | GridEncoder,
+        source: Source | ArraySource | WindowSource,
+        encoder: LabelledEncoder | GridEncoder | WindowEncoder,
         order: Order,
         schedule: Schedule,
         ring: Ring,
@@ -247,7 +249,7 @@ class Reader:
     @contextmanager
     def _block(self, chunk: int) -> Iterator[Any]:
         """Read a chunk: a table, or arrays in memory that the next read overwrites."""
-        if not isinstance(self._source, ArraySource):
+        if not isinstance(self._source, ArraySource | WindowSource):
             yield self._source.read(chunk, self._columns)
             return
         scratch = self._scratches.pop() if self._scratches else Scratch()  # a list's methods are atomic

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from dtk.loader.encoder import Field
-from dtk.loader.packed import Joined, Packed
+from dtk.loader.packed import Joined, Packed, Windows
 from dtk.loader.scatter import scatter
 from dtk.loader.segments import Integers
 
@@ -46,12 +46,12 @@ class Ring:
         """Bytes of all arrays."""
         return sum(array.nbytes for array in self._arrays.values())
 
-    def scatter(self, rows: Mapping[str, NDArray[Any] | Packed | Joined], places: Integers) -> None:
+    def scatter(self, rows: Mapping[str, NDArray[Any] | Packed | Joined | Windows], places: Integers) -> None:
         """Copy rows to their places.
 
         Parameters
         ----------
-        rows : mapping of str to numpy.ndarray, Packed or Joined
+        rows : mapping of str to numpy.ndarray, Packed, Joined or Windows
             For each field ``[rows, *shape]``.
         places : numpy.ndarray
             An int64 ``[rows]``: step modulo `num_steps`, times `width`, plus the row in the batch; -1 for rows that

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dtk.loader.packed import Joined, Packed
+from dtk.loader.packed import TILE_NBYTES, Joined, Packed, Windows
 from dtk.loader.segments import Integers
 
 try:
@@ -20,12 +20,12 @@ __all__ = ["scatter"]
 _MOST_ROW_NBYTES: Final = 196_608  # the kernel's tile
 
 
-def scatter(rows: NDArray[Any] | Packed | Joined, places: Integers, array: NDArray[Any]) -> None:
+def scatter(rows: NDArray[Any] | Packed | Joined | Windows, places: Integers, array: NDArray[Any]) -> None:
     """Copy rows to their places.
 
     Parameters
     ----------
-    rows : numpy.ndarray, Packed or Joined
+    rows : numpy.ndarray, Packed, Joined or Windows
         ``[rows, *shape]``.
     places : numpy.ndarray
         An int64 ``[rows]``: for each row, where it goes; -1 leaves it out.
@@ -34,7 +34,12 @@ def scatter(rows: NDArray[Any] | Packed | Joined, places: Integers, array: NDArr
     """
     if len(places) == 0 or array.nbytes == 0:
         return
-    if isinstance(rows, Joined):
+    if isinstance(rows, Windows):
+        offset = 0
+        for part in rows.rows.parts if isinstance(rows.rows, Joined) else [rows.rows]:
+            _gather(part, rows, places, array, offset)
+            offset += int(np.prod(part.shape[1:], dtype=np.int64))
+    elif isinstance(rows, Joined):
         offset = 0
         for part in rows.parts:
             _move(part, places, array, offset)
@@ -71,6 +76,25 @@ def _move(rows: NDArray[Any], places: Integers, array: NDArray[Any], offset: int
         np.put(_as_items(array), places, _as_items(rows), mode="clip")  # "clip" spares a check; all places are valid
     else:
         array.reshape(len(array), whole)[places, offset : offset + width] = rows.reshape(len(rows), width)
+
+
+def _gather(rows: NDArray[Any], windows: Windows, places: Integers, array: NDArray[Any], offset: int) -> None:
+    """Copy windows of rows, or of parts of rows, to an offset in each of their rows, counted in values."""
+    rows = np.ascontiguousarray(rows, dtype=array.dtype)
+    starts, offsets = windows.starts, windows.offsets
+    if _kernel is not None:
+        row_nbytes, nbytes = array.nbytes // len(array), rows.nbytes // len(rows)
+        starts = np.ascontiguousarray(starts)
+        _kernel.gather(rows, starts, offsets, places, array, row_nbytes, offset * array.itemsize, nbytes)
+        return
+    is_placed = places >= 0
+    starts, places = starts[is_placed], places[is_placed]
+    whole, width = array.reshape(len(array), len(offsets), -1), rows[0].size
+    rows = rows.reshape(len(rows), width)
+    most = max(1, TILE_NBYTES // max(1, len(offsets) * rows[0].nbytes))
+    for first in range(0, len(places), most):
+        part = slice(first, first + most)
+        whole[places[part], :, offset : offset + width] = rows[starts[part, None] + offsets]
 
 
 def _as_items(array: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from dtk.sources.parquet import ParquetSource
 from dtk.sources.schema import schema_of
 from dtk.sources.source import Source, TableSource, as_source, chunk_groups, readable
 from dtk.sources.split import split
+from dtk.sources.window import Window
 from dtk.sources.write import write_parquet
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ParquetSource",
     "Source",
     "TableSource",
+    "Window",
     "as_source",
     "chunk_groups",
     "counted",

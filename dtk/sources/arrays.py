@@ -22,7 +22,7 @@ from dtk.sources.zarr_read import Scratch, read_region, stored_chunk_nbytes
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["ArrayBlock", "ArraySource", "ArrayVariable", "Verify", "array_source", "source_of_dataset"]
+__all__ = ["ArrayBlock", "ArraySource", "ArrayVariable", "Verify", "array_source", "as_dataset", "source_of_dataset"]
 
 Verify = Literal["metadata", "list"]
 
@@ -426,6 +426,23 @@ def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | Non
     """
     if isinstance(data, ArraySource):
         return data
+    dataset = as_dataset(data)
+    return None if dataset is None else source_of_dataset(dataset, columns, dim)
+
+
+def as_dataset(data: Any) -> xr.Dataset | None:
+    """Open data of dimensions; None for a table.
+
+    Parameters
+    ----------
+    data : object
+        An xarray Dataset, the path of a Zarr store, or anything else.
+
+    Returns
+    -------
+    xarray.Dataset or None
+        None if `data` is nothing of this kind.
+    """
     if isinstance(data, str | os.PathLike):
         from dtk.sources.listing import list_files
         from dtk.sources.open import open as open_data
@@ -433,6 +450,4 @@ def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | Non
         if list_files(data).format not in {"zarr", "netcdf"}:
             return None
         data = open_data(data)
-    if hasattr(data, "data_vars"):
-        return source_of_dataset(data, columns, dim)
-    return None
+    return data if hasattr(data, "data_vars") else None

@@ -120,6 +120,11 @@ def train(
         raise ArgumentError(
             "loader is of grids, and a bundle of these is to come; write the loop yourself and run it with dtk.launch"
         )
+    if loader.window is not None:
+        raise ArgumentError(
+            f"loader has window={loader.window!r}, and a bundle of windows is to come; write the loop yourself and run "
+            "it with dtk.launch"
+        )
     if "target" not in encoder.fields:
         raise ArgumentError("loader has no target; give Loader(..., target=...)")
     is_whole = encoder.fields["target"].dtype.kind == "i"

@@ -19,6 +19,7 @@ from dtk.loader import Loader
 from dtk.memory import tree_held_nbytes
 
 path, kind = sys.argv[1:]
+window = None
 data = dtk.open(path)
 if kind == "filter":
     data = data[data.x0 < 0.01]
@@ -28,9 +29,13 @@ elif kind == "column":
     data = data.assign(y=data.x0 + data.x1)
 elif kind in ("file", "drawn"):
     data = path
+elif kind == "windows":
+    data, window = path, dtk.Window("time", history=3, lead=1)
 for memory in ("64 MiB", "160 MiB", "256 MiB"):
     sampling = "x2" if kind == "drawn" else None
-    loader = Loader(data, target="x1", sampling=sampling, global_batch_size=256, memory=memory, read_threads=2)
+    loader = Loader(
+        data, target="x1", sampling=sampling, window=window, global_batch_size=256, memory=memory, read_threads=2
+    )
     try:
         loader.plan.check()
     except dtk.MemoryLimitError:
@@ -66,8 +71,27 @@ def parquet(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def series(tmp_path_factory):
+    """Four row groups of 9 MiB each when decoded, by time."""
+    path = str(tmp_path_factory.mktemp("memory") / "series.parquet")
+    rng = np.random.default_rng(0)
+    rows, columns = 2**17, 8
+    table = pa.table({"time": np.arange(rows * 4), **{f"x{number}": rng.random(rows * 4) for number in range(columns)}})
+    pq.write_table(table, path, row_group_size=rows, compression="none", use_dictionary=False)
+    return path
+
+
 @pytest.mark.parametrize("kind", ["file", "column", "filter", "share", "drawn"])
 def test_what_is_held_is_what_was_planned(parquet, kind):
+    check(parquet, kind)
+
+
+def test_windows_are_held_as_planned(series):
+    check(series, "windows")
+
+
+def check(parquet, kind):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, parquet, kind],
         env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": str(2**25)},  # as in a rank

@@ -1,0 +1,427 @@
+"""Windows over the rows of a source: each belongs to the chunk of its first row, and reaches into later chunks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dtk.errors import ArgumentError, DataError
+from dtk.sources.arrays import ArraySource
+from dtk.sources.columns import checked_columns, close_to
+from dtk.sources.expression import ExpressionSource
+from dtk.sources.facts import changes, facts_of
+from dtk.sources.parquet import ParquetSource
+from dtk.sources.runs import Runs, runs_of_axis, runs_of_table, window_starts
+from dtk.sources.source import Source, TableSource, as_source
+from dtk.sources.times import step_of, times_of_arrays, times_of_table, unit_of_type
+from dtk.sources.window import Window, WindowBlock
+from dtk.sources.zarr_read import Scratch
+
+__all__ = ["WindowSource", "windows_of_dataset", "windows_of_table"]
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+Integers = npt.NDArray[np.int64]
+
+_JOINED_NBYTES: Final = 16 << 20  # of chunks that are read at once, decoded
+_START_NBYTES: Final = 24  # of a window: the row that it begins with, and what that is made of
+_PAGE_ROWS: Final = 1 << 17  # of a column of 8 bytes: what is decoded at once of a Parquet file
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class WindowSource:
+    """The windows over a source's rows; a chunk holds those whose first row is in a chunk of that source.
+
+    Parameters
+    ----------
+    base : Source or ArraySource
+        The rows. Of tables the times and groups are among the columns.
+    window : Window
+        The window.
+    keys : Source, optional
+        The times and groups of tables, chunk by chunk as `base`, which then are counted by reading no more than these.
+    step : int or float, optional
+        From one row to the next, in the unit of the times; the most common one if None.
+    runs : Runs, optional
+        Where windows begin; None while unknown, see `counted`.
+    breaks : numpy.ndarray, optional
+        Of arrays, an int64: the samples that begin a run, but for the first one.
+    """
+
+    base: Source | ArraySource
+    window: Window
+    keys: Source | None = None
+    step: float | None = None
+    runs: Runs | None = None
+    breaks: Integers | None = None
+
+    def counted(self) -> WindowSource:
+        """Find the runs: of tables by one pass over their times and groups.
+
+        Returns
+        -------
+        WindowSource
+            With known runs.
+
+        Raises
+        ------
+        DataError
+            If no window fits into the rows.
+        """
+        source = self
+        if self.runs is None:
+            assert not isinstance(self.base, ArraySource)
+            runs = runs_of_table(self.keys or self.base, self.step, self.window)
+            base = self.base
+            if isinstance(base, ExpressionSource) and base.chunk_rows is None:
+                base = replace(base, chunk_rows=runs.rows)
+            if not np.array_equal(np.asarray(base.chunk_rows), runs.rows):
+                raise DataError("the rows of the data changed while they were counted; open it anew")
+            source = replace(self, base=base, keys=None, runs=runs)
+        source.check()
+        return source
+
+    def check(self) -> None:
+        """Refuse data that no window fits into.
+
+        Raises
+        ------
+        DataError
+            If there are rows, but no run is long enough.
+        """
+        runs, window = self._runs, self.window
+        if runs.rows.any() and not runs.windows.any():
+            order = ", ".join(map(repr, (*window.groups, window.dim)))
+            back = f"; time goes back in {runs.num_backward:,} rows" if runs.num_backward else ""
+            raise DataError(
+                f"window of {window.num_rows:,} rows (history={window.history}, lead={window.lead!r}) is longer than "
+                f"any run of rows one step of {window.dim!r} apart: the longest has {runs.longest:,}{back}; sort the "
+                f"data by {order}, lower history= or lead=, or give the step= that is meant"
+            )
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the rows, of tables."""
+        assert not isinstance(self.base, ArraySource)
+        return self.base.schema
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the rows' identity, of the window and of where windows begin."""
+        runs = self._runs
+        digest = hashlib.blake2b(f"{self.base.identity} {self.window!r} {runs.step!r}".encode(), digest_size=16)
+        for counts in (runs.rows, runs.windows, runs.before, runs.after):
+            digest.update(counts.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a saved state tells of it, see `dtk.sources.facts`."""
+        return {"kind": "windows", "window": repr(self.window), "base": facts_of(self.base)}
+
+    def changes(self, facts: Mapping[str, Any]) -> list[str]:
+        """Say how it differs from what it was.
+
+        Parameters
+        ----------
+        facts : mapping
+            Its facts then.
+
+        Returns
+        -------
+        list of str
+            One for each difference.
+        """
+        found = changes(self.base, facts["base"])
+        if facts["window"] != repr(self.window):
+            found = [f"window={self.window!r} was {facts['window']}", *found]
+        return found
+
+    @property
+    def chunk_rows(self) -> Integers:
+        """Windows of each chunk, int64 ``[chunks]``."""
+        return self._runs.windows
+
+    @property
+    def num_chunks(self) -> int:
+        """Number of chunks."""
+        return self.base.num_chunks
+
+    @property
+    def time_columns(self) -> list[str]:
+        """Columns that tell where runs begin inside a chunk; none of arrays, whose coordinates lie in memory."""
+        return [] if isinstance(self.base, ArraySource) else [self.window.dim, *self.window.groups]
+
+    @cached_property
+    def chunk_nbytes(self) -> Integers:
+        """Bytes on disk that the windows of each chunk need, int64 ``[chunks]``."""
+        own = self.base.chunk_nbytes * (self.chunk_rows > 0)
+        return np.ceil(own * (self.decoded_rows / np.maximum(self._runs.rows, 1))).astype(np.int64)
+
+    @cached_property
+    def decoded_rows(self) -> Integers:
+        """Rows that are decoded for the windows of each chunk, those of later chunks among them, int64 ``[chunks]``."""
+        runs, first_row = self._runs, self._first_row
+        needed = first_row + runs.rows + runs.after
+        last = self._last_chunk
+        if isinstance(self.base, ArraySource):
+            size, skipped = _stored_chunk(self.base)
+            stop = np.minimum(-(-(needed + skipped) // size) * size - skipped, int(runs.rows.sum()))
+        elif isinstance(self.base, ParquetSource):
+            stop = np.minimum(np.maximum(needed, first_row[last] + _PAGE_ROWS), first_row[last] + runs.rows[last])
+        elif isinstance(self.base, TableSource):
+            stop = needed
+        else:
+            stop = first_row[last] + runs.rows[last]
+        return np.where(runs.after > 0, stop - first_row, runs.rows)
+
+    @property
+    def decodes_per_row(self) -> float:
+        """Rows that are decoded by the row of a chunk that is read."""
+        is_read = self._runs.windows > 0
+        return float(self.decoded_rows[is_read].sum() / max(1, int(self._runs.rows[is_read].sum())))
+
+    def cautions(self) -> list[str]:
+        """Say what becomes no window though it may have been meant to.
+
+        Returns
+        -------
+        list of str
+            One line each.
+        """
+        runs, window = self._runs, self.window
+        order = ", ".join(map(repr, (*window.groups, window.dim)))
+        found = []
+        if runs.num_backward:
+            found.append(
+                f"time goes back in {runs.num_backward:,} rows, where no window crosses; sort the data by {order}"
+            )
+        num_rows, num_windows = int(runs.rows.sum()), int(runs.windows.sum())
+        if 2 * num_windows * window.stride < num_rows - window.num_rows:
+            found.append(
+                f"only {num_windows:,} windows begin in {num_rows:,} rows, as no more than {runs.longest:,} follow "
+                f"each other one step of {window.dim!r} apart; sort the data by {order}, or give the step= that is "
+                "meant"
+            )
+        return found
+
+    def in_flight_nbytes(self, of_base: Integers) -> Integers:
+        """Return the bytes of each chunk while its rows are read and encoded.
+
+        Parameters
+        ----------
+        of_base : numpy.ndarray
+            An int64 ``[chunks]``: what they are for the rows of the chunk alone.
+
+        Returns
+        -------
+        numpy.ndarray
+            An int64 ``[chunks]``: with the rows of later chunks, as many as are held at a time.
+        """
+        runs = self._runs
+        if isinstance(self.base, ParquetSource | ArraySource | TableSource):
+            nbytes = of_base * (1 + runs.after / np.maximum(runs.rows, 1))
+        else:  # later chunks are evaluated whole
+            ends = np.cumsum(of_base)
+            nbytes = np.where(runs.after > 0, ends[self._last_chunk] - ends + of_base, of_base).astype(np.float64)
+        index = np.ceil(nbytes + runs.windows * _START_NBYTES).astype(np.int64)
+        return np.where(runs.windows > 0, index, 0)
+
+    def read(self, chunk: int, columns: Sequence[str] | None = None, scratch: Scratch | None = None) -> WindowBlock:
+        """Read the windows that begin in a chunk.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        columns : sequence of str, optional
+            Which columns or variables; all if None.
+        scratch : Scratch, optional
+            Memory for arrays to use again: what was read with it before is overwritten.
+
+        Returns
+        -------
+        WindowBlock
+            ``chunk_rows[chunk]`` windows.
+
+        Raises
+        ------
+        DataError
+            If a file is damaged or changed.
+        """
+        runs = self._runs
+        rows, after = int(runs.rows[chunk]), int(runs.after[chunk])
+        if isinstance(self.base, ArraySource):
+            first = int(self.base.chunk_edges[chunk])
+            block = self.base.read_samples(first, first + rows + after, columns, scratch)
+            low, high = np.searchsorted(self._breaks, [first + 1, first + rows])
+            return WindowBlock((block,), self._starts(chunk, self._breaks[low:high] - first))
+        names = self.base.schema.names if columns is None else list(columns)
+        keys = [] if runs.is_whole[chunk] else self.time_columns
+        table = self.base.read(chunk, list(dict.fromkeys([*names, *keys])))
+        if table.num_rows != rows:
+            raise DataError(f"{table.num_rows} rows where {rows} were planned; open it anew")
+        breaks = np.zeros(0, np.int64)
+        if keys:
+            breaks = times_of_table(table, self.window.dim, self.window.groups).breaks(runs.step)
+        return WindowBlock((table.select(names), *self._later(chunk + 1, after, names)), self._starts(chunk, breaks))
+
+    def describe(self, chunk: int) -> str:
+        """Say where a chunk lies.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+
+        Returns
+        -------
+        str
+            That of the rows.
+        """
+        return self.base.describe(chunk)
+
+    def __repr__(self) -> str:
+        return f"WindowSource({self.window!r}, {self.base!r})"
+
+    @property
+    def _runs(self) -> Runs:
+        assert self.runs is not None
+        return self.runs
+
+    @property
+    def _breaks(self) -> Integers:
+        assert self.breaks is not None
+        return self.breaks
+
+    @cached_property
+    def _first_row(self) -> Integers:
+        """The number of each chunk's first row."""
+        return np.cumsum(self._runs.rows) - self._runs.rows
+
+    @cached_property
+    def _last_chunk(self) -> Integers:
+        """The chunk of the last row that the windows of each chunk need."""
+        stops = self._first_row + self._runs.rows
+        return np.searchsorted(stops, stops + self._runs.after)
+
+    def _starts(self, chunk: int, breaks: Integers) -> Integers:
+        runs = self._runs
+        bounds = np.concatenate([[0], breaks, runs.rows[chunk : chunk + 1]])
+        return window_starts(bounds, int(runs.before[chunk]), int(runs.after[chunk]), self.window)
+
+    def _later(self, chunk: int, num_rows: int, names: list[str]) -> Iterator[pa.Table]:
+        """Read the first rows from a chunk on."""
+        while num_rows:
+            wanted = min(num_rows, int(self._runs.rows[chunk]))
+            if wanted and isinstance(self.base, ParquetSource):
+                yield next(self.base.read_slices(chunk, wanted, names))
+            elif wanted:
+                assert not isinstance(self.base, ArraySource)
+                yield self.base.read(chunk, names).slice(0, wanted)
+            num_rows -= wanted
+            chunk += 1
+
+
+def windows_of_table(data: Any, source: Source, window: Window, columns: Sequence[str]) -> WindowSource:
+    """Put windows over the rows of a table.
+
+    Parameters
+    ----------
+    data : object
+        What `as_source` takes.
+    source : Source
+        What it makes of it.
+    window : Window
+        The window.
+    columns : sequence of str
+        The columns to read; times and groups are added.
+
+    Returns
+    -------
+    WindowSource
+        Not counted yet.
+
+    Raises
+    ------
+    ArgumentError
+        If a column is missing, or the times are none.
+    """
+    checked_columns([window.dim], source.schema.names, argument="window dim")
+    keys = [window.dim, *checked_columns(window.groups, source.schema.names, argument="window group")]
+    step = step_of(window.step, unit_of_type(source.schema.field(window.dim).type, window.dim))
+    if isinstance(data, Source):
+        return WindowSource(source, window, step=step)
+    base = as_source(data, list(dict.fromkeys([*columns, *keys])))
+    narrow = as_source(data, list(dict.fromkeys(keys))) if isinstance(base, ExpressionSource) else None
+    is_alike = narrow is not None and np.array_equal(_stored_rows(narrow), _stored_rows(base))
+    return WindowSource(base, window, keys=narrow if is_alike else None, step=step)
+
+
+def windows_of_dataset(data: xr.Dataset, source: ArraySource, window: Window, columns: Sequence[str]) -> WindowSource:
+    """Put windows over samples of an xarray Dataset.
+
+    Parameters
+    ----------
+    data : xarray.Dataset
+        What holds the coordinates: the times are that of the window's dimension, or 0, 1, 2, ... if there is none.
+    source : ArraySource
+        What reads its variables.
+    window : Window
+        The window.
+    columns : sequence of str
+        The variables to read.
+
+    Returns
+    -------
+    WindowSource
+        Counted: coordinates lie in memory.
+
+    Raises
+    ------
+    ArgumentError
+        If a group's coordinate is missing, or the step is not of the kind of the times.
+    DataError
+        If the coordinate holds no times.
+    """
+    along = [str(name) for name, one in data.variables.items() if one.dims == (window.dim,)]
+    for name in window.groups:
+        if name not in along:
+            raise ArgumentError(f"window group={name!r} is nothing along {window.dim!r}; {close_to(name, along)}")
+    values = data[window.dim].values if window.dim in data.coords else np.arange(source.num_samples)
+    times, unit = times_of_arrays(values, [data[name].values for name in window.groups])
+    step = step_of(window.step, unit)
+    if window.num_rows > 1:
+        source = replace(source, chunk_edges=_joined(source, columns))
+    runs, breaks = runs_of_axis(times, source.chunk_edges, step, window)
+    return WindowSource(source, window, step=step, runs=runs, breaks=breaks)
+
+
+def _joined(source: ArraySource, columns: Sequence[str]) -> Integers:
+    """Read several chunks at once: each read decodes the whole of the chunk that follows, for its first samples."""
+    edges = source.chunk_edges
+    largest = int(np.diff(edges).max(initial=1)) * source.decoded_row_nbytes(columns)
+    together = max(1, int(_JOINED_NBYTES / max(largest, 1)))
+    return np.append(edges[:-1:together], edges[-1:])
+
+
+def _stored_rows(source: Source) -> Integers:
+    """Return the rows below each chunk, before any are left out."""
+    rows = source.stored_rows if isinstance(source, ExpressionSource) else source.chunk_rows
+    return np.asarray(rows)
+
+
+def _stored_chunk(source: ArraySource) -> tuple[int, int]:
+    """Return the samples of a chunk in the store, and how many of the first one are left out."""
+    largest = max((one for one in source.variables.values() if not one.is_static), key=lambda one: one.row_nbytes)
+    part = largest.read.selection[largest.axis]
+    assert isinstance(part, slice)
+    return largest.chunk_rows, part.start % largest.chunk_rows

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any, Final, Self
 
 import numpy as np
@@ -282,6 +283,7 @@ class Loader:
         _check_rank(rank, ranks)
         other = copying.copy(self)
         other._rank, other._ranks = rank, ranks
+        other._plan = None if self._plan is None else replace(self._plan, ranks=ranks)
         return other
 
     def state_dict(self) -> dict[str, Any]:
@@ -336,6 +338,7 @@ class Loader:
             self.encoder,
             memory_limit_nbytes=self._memory_nbytes,
             parameters=parameters,
+            ranks=self.ranks,
             **self._arguments,  # type: ignore[arg-type]
         )
 

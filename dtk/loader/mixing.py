@@ -69,13 +69,16 @@ class Mixing:
     def __init__(self, order: Order, labels: int | Sequence[float] = LABELS) -> None:
         assert order.shuffle
         assert order.num_steps
-        shares = np.ones(labels) if isinstance(labels, int) and labels > 0 else np.array(labels, np.float64)
+        shares = (
+            np.ones(labels) if isinstance(labels, int | np.integer) and labels > 0 else np.array(labels, np.float64)
+        )
         if shares.ndim != 1 or not len(shares) or not np.isfinite(shares).all() or shares.min() <= 0:
             raise ArgumentError(f"labels={labels!r} must be a number of classes, at least 1, or the share of each")
         self.order = order
         self.num_labels = len(shares)
         self._known: dict[int, float] = {}
         self._edges = np.round(np.append(0, np.cumsum(shares) / shares.sum()) * order.num_rows).astype(np.int64)
+        self._chunk_start = np.cumsum(order.chunk_rows) - order.chunk_rows
         num_blocks = max(1, len(order.chunk_rows), order.num_rows // (order.block_rows or order.num_rows))
         num_epochs = max(1, min(_MOST_EPOCHS, _MOST_BLOCKS // num_blocks))
         num_steps = int(min(_MOST_STEPS, max(16, _MOST_DRAWS // (order.num_shards * len(shares)))))
@@ -120,28 +123,33 @@ class Mixing:
 
     def _open(self, epoch: int, steps: Integers) -> _Steps:
         """Count the labels of the fills that some steps draw from."""
-        order = self.order
-        fills = order.fills(epoch, range(order.num_shards))
-        ends = np.cumsum(fills.num_rows)
-        shard_ends = np.cumsum(np.bincount(fills.shard, fills.num_rows, order.num_shards).astype(np.int64))
-        slots = np.diff(order.shard_slots)
-        starts = shard_ends - np.diff(shard_ends, prepend=0)
-        first = starts + steps[:, None] * slots
-        last = np.minimum(first + slots, shard_ends) - 1
-        inside = first <= last
-        low, high = (np.searchsorted(ends, bound[inside], side="right") for bound in (first, last))
-        open_rows = np.bincount(np.nonzero(inside)[0], fills.num_rows[low], len(steps))
-        needed = np.unique(ranges(low, high - low + 1))
-        fill = np.full(len(ends), -1)
-        fill[needed] = np.arange(len(needed))
-        return _Steps(steps, ends, shard_ends, fill, self._labels(fills, needed), open_rows.astype(np.int64))
+        order, num_open = self.order, 0
+        shard_ends = [0]
+        parts: list[tuple[Integers, Integers, Integers]] = []
+        open_rows = np.zeros(len(steps), np.int64)
+        slots = np.diff(order.shard_slots).tolist()
+        for shard, fills in enumerate(order.fills_by_shard(epoch, range(order.num_shards))):
+            ends = np.cumsum(fills.num_rows)
+            total = int(fills.num_rows.sum())
+            first = steps * slots[shard]
+            last = np.minimum(first + slots[shard], total) - 1
+            inside = first <= last
+            low, high = (np.searchsorted(ends, bound[inside], side="right") for bound in (first, last))
+            open_rows[inside] += fills.num_rows[low]
+            needed = np.unique(ranges(low, high - low + 1))
+            fill = np.full(len(ends), -1)
+            fill[needed] = np.arange(num_open, num_open + len(needed))
+            parts.append((ends + shard_ends[-1], fill, self._labels(fills, needed)))
+            shard_ends.append(total + shard_ends[-1])
+            num_open += len(needed)
+        ends, fill, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        return _Steps(steps, ends, np.array(shard_ends[1:]), fill, labels, open_rows)
 
     def _labels(self, fills: Fills, needed: Integers) -> Integers:
         """Count the rows of each label in some fills, int64 ``[needed, labels]``."""
         sizes = fills.bounds[needed + 1] - fills.bounds[needed]
         segments: Segments = fills.segments.take(ranges(fills.bounds[needed], sizes))
-        chunk_start = np.cumsum(self.order.chunk_rows) - self.order.chunk_rows
-        start = chunk_start[segments.chunk] + segments.first_row
+        start = self._chunk_start[segments.chunk] + segments.first_row
         stop = start + segments.num_rows
         # An edge between labels cuts one segment at most.
         first, last = (np.searchsorted(self._edges, bound, side="right") - 1 for bound in (start, stop - 1))
@@ -158,13 +166,15 @@ class Mixing:
         """Draw the batches of all ranks in some steps; return the rows of each label, ``[steps * ranks, labels]``."""
         order = self.order
         slots = np.unique(np.append(order.shard_slots, _rank_bounds(order, ranks)))  # cut where shard or rank changes
+        most = _MOST_DRAWS // ((len(slots) - 1) * self.num_labels * len(self._parts))
+        steps = part.steps[:: -(-len(part.steps) // max(1, most))]
         shard = np.searchsorted(order.shard_slots, slots[:-1], side="right") - 1
         rank = np.searchsorted(_rank_bounds(order, ranks), slots[:-1], side="right") - 1
         shard_size = np.diff(order.shard_slots)[shard]
         shard_start = part.shard_ends[shard] - np.diff(part.shard_ends, prepend=0)[shard]
-        first = shard_start + part.steps[:, None] * shard_size + slots[:-1] - order.shard_slots[shard]
+        first = shard_start + steps[:, None] * shard_size + slots[:-1] - order.shard_slots[shard]
         last = np.minimum(first + np.diff(slots), part.shard_ends[shard])
-        batch = np.arange(len(part.steps))[:, None] * ranks + rank
+        batch = np.arange(len(steps))[:, None] * ranks + rank
         inside = first < last
         first, last, batch = first[inside], last[inside], batch[inside]
         low, high = (np.searchsorted(part.ends, bound, side="right") for bound in (first, last - 1))
@@ -172,7 +182,7 @@ class Mixing:
         fill = ranges(low, pieces)
         stop = np.minimum(np.repeat(last, pieces), part.ends[fill])
         start = np.maximum(np.repeat(first, pieces), part.ends[fill] - np.diff(part.ends, prepend=0)[fill])
-        drawn = np.zeros((len(part.steps) * ranks, part.labels.shape[1]), np.int64)
+        drawn = np.zeros((len(steps) * ranks, self.num_labels), np.int64)
         np.add.at(drawn, np.repeat(batch, pieces), _draw(random, part.labels[part.fill[fill]], stop - start))
         return drawn
 

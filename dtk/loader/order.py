@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, Self
@@ -218,14 +218,28 @@ class Order:
         Fills
             Shard by shard, in the order of time.
         """
+        return Fills.joined(list(self.fills_by_shard(epoch, shards)))
+
+    def fills_by_shard(self, epoch: int, shards: Iterable[int]) -> Iterator[Fills]:
+        """Lay out the fills of some shards one after the other, which takes less memory than all of them.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        shards : iterable of int
+            The shards.
+
+        Yields
+        ------
+        Fills
+            Those of one shard, in the order of time.
+        """
         stream = self._stream(epoch)
         ends = np.cumsum(stream.num_rows)
         bounds = self._shard_bounds(ends).tolist()
-        made = [
-            self._shard_fills(epoch, shard, clip(stream, ends, bounds[shard], bounds[shard + 1])) for shard in shards
-        ]
-        del stream, ends
-        return Fills.joined(made)
+        for shard in shards:
+            yield self._shard_fills(epoch, shard, clip(stream, ends, bounds[shard], bounds[shard + 1]))
 
     def shard_rows(self, epoch: int) -> Integers:
         """Count the rows of each shard, before any are left out.
@@ -324,13 +338,16 @@ class Order:
         hold one block of every stratum: an even sample of the whole disk. Now and then the strata are dealt anew, all
         shards at a time, so that each comes to the whole disk in the end.
         """
-        blocks = self._blocks()
-        num_blocks, shards = len(blocks.chunk), self.num_shards
-        if not self.shuffle or num_blocks == 0:
-            return blocks
-        random = self._random(epoch, _STREAM)
+        sizes = self._blocks().num_rows
+        if not self.shuffle or len(sizes) == 0:
+            return self._blocks()
+        turns = max(1, min(self.fill_rows // _typical(sizes), len(sizes) // self.num_shards))
+        return self._blocks().take(self._dealt(self._random(epoch, _STREAM), len(sizes), turns))
+
+    def _dealt(self, random: np.random.Generator, num_blocks: int, turns: int) -> Integers:
+        """Return the stream as indices of blocks, int64 ``[blocks]``; each shard has a stratum of each turn."""
+        shards = self.num_shards
         roll = int(random.integers(num_blocks))
-        turns = max(1, min(self.fill_rows // _typical(blocks.num_rows), num_blocks // shards))
         bounds = _even_bounds(turns * shards, num_blocks)
         sizes = np.diff(bounds)
         stratum = np.repeat(np.arange(len(sizes), dtype=np.min_scalar_type(len(sizes))), sizes)  # few bits sort faster
@@ -343,9 +360,10 @@ class Order:
         # Number i of a stratum's n blocks comes after i / n of the shard's blocks, later in some turns than in others.
         late = (np.arange(turns)[:, None] * _GOLDEN + random.random(shards)) % 1
         time = (since + late[stratum // shards, shard]) / sizes[stratum]
+        del since, deal, stratum
         time = np.where(shard % 2, 1 - time, time)  # odd shards run backwards, see `_shard_fills`
-        index = place[np.argsort(time + shard, kind="stable")]
-        return blocks.take((index + roll) % num_blocks)
+        time += shard
+        return (place[np.argsort(time, kind="stable")] + roll) % num_blocks
 
     def _first_fill_rows(self, shard: Integers) -> Integers:
         """Return the most rows of the first fill of shards.

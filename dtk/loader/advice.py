@@ -74,21 +74,20 @@ def warnings_of(plan: Plan, ranks: Sequence[int], mixing: Mixing | None, *, batc
 
 def _of_chunks(plan: Plan) -> Iterator[tuple[str, str]]:
     order, layout = plan.order, plan.layout
-    unit, written = _units(plan)
     largest = int(order.chunk_rows.max(initial=0))
     if order.shuffle and largest > order.fill_rows:
         yield (
             "fill",
             f"chunks of up to {largest:,} rows are more than the {order.fill_rows:,} that are permuted together, and "
-            f"are decoded several times; give more memory=, about {_memory_for(plan, 2 * largest)!r}, or {written} "
-            f"of at most {max(1, order.fill_rows // 2):,} {unit}",
+            f"are decoded several times; give more memory=, about {_memory_for(plan, 2 * largest)!r}"
+            f"{_smaller(plan, order.fill_rows // 2)}",
         )
     elif order.block_rows is not None and plan.decodes_per_sample(1) > _MUCH_DECODED:
         yield (
             "blocks",
             f"chunks of up to {largest:,} rows are read in two blocks, because the pool holds few of them, so each "
             f"sample is decoded {plan.decodes_per_sample(1):.1f} times; give more memory=, about "
-            f"{_memory_for(plan, 5 * largest)!r}, or {written} of at most {max(1, plan.pool_rows // 5):,} {unit}",
+            f"{_memory_for(plan, 5 * largest)!r}{_smaller(plan, plan.pool_rows // 5)}",
         )
     mean = order.num_rows / max(plan.num_chunks, 1)
     request_nbytes = plan.epoch_nbytes / max(layout.num_requests, 1)
@@ -125,16 +124,13 @@ def _of_ranks(plan: Plan, ranks: int) -> Iterator[tuple[str, str]]:
 
 def _of_mixing(plan: Plan, ranks: int, mixing: Mixing, batch_norm: bool | None) -> Iterator[tuple[str, str]]:
     order = plan.order
-    unit, written = _units(plan)
     sorted_data = f"if the data lies sorted by a label of {mixing.num_labels} classes, "
     whole = mixing.entropy()
     if whole < _WELL_MIXED and plan.pool_rows < order.num_rows:
         chunk = order.num_rows / max(int(np.count_nonzero(order.chunk_rows)), 1)
         open_rows = mixing.pool_rows
         enough_rows = max(blocks_that_mix(mixing.num_labels) * chunk, 2 * open_rows)
-        smaller = int(chunk * open_rows / enough_rows)
-        is_useful = smaller >= 100 or unit == "samples"
-        rewrite = f", or {written} of at most {max(1, smaller):,} {unit}" if is_useful else ""
+        rewrite = _smaller(plan, int(chunk * open_rows / enough_rows))
         rewrite += f" ({format_nbytes(plan.epoch_nbytes)} to write, once)" if rewrite else ""
         yield (
             "mixing",
@@ -162,14 +158,18 @@ def _of_decodes(plan: Plan, ranks: int) -> Iterator[tuple[str, str]]:
         fewer = "one rank"
     yield (
         "decodes",
-        f"each sample is decoded {decodes:.1f} times by {ranks} ranks; take {fewer}, give more memory=, or "
-        f"{_units(plan)[1]} that are more and smaller",
+        f"each sample is decoded {decodes:.1f} times by {ranks} ranks; take {fewer}, or give more "
+        f"memory={', or write more and smaller chunks' if plan.layout.kind != 'table' else ''}",
     )
 
 
-def _units(plan: Plan) -> tuple[str, str]:
-    """Say what a row is called, and what could be written."""
-    return ("samples", "write chunks") if plan.layout.kind == "arrays" else ("rows", "write row groups")
+def _smaller(plan: Plan, num_rows: int) -> str:
+    """Say what could be written instead, where that helps: chunks of a few rows of a table would be slow to read."""
+    if plan.layout.kind == "arrays":
+        return f", or write chunks of at most {max(1, num_rows):,} samples"
+    return (
+        f", or write row groups of at most {num_rows:,} rows" if plan.layout.kind != "table" and num_rows >= 100 else ""
+    )
 
 
 def _memory_for(plan: Plan, pool_rows: float) -> str:

@@ -1,22 +1,129 @@
-"""What a plan says of itself to people, and what it warns of."""
+"""What a plan says of itself to people, as text and as a page."""
 
 from __future__ import annotations
 
+import os
+import uuid
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dtk.errors import ArgumentError
+from dtk.loader.advice import warnings_of
+from dtk.loader.mixing import Mixing
 from dtk.memory import format_nbytes
 
 if TYPE_CHECKING:
     from dtk.loader.plan import Plan
 
-__all__ = ["explain", "warnings_of"]
+__all__ = ["Explanation", "explain"]
+
+# The browser itself then refuses whatever a hostile name might make the page load.
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'"
+_STYLE: Final = """
+:root { color-scheme: light dark; }
+body { margin: 0 auto; max-width: 60rem; padding: 1.5rem; font: 15px/1.45 system-ui, sans-serif; }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid #8886; }
+.facts :is(th, td) { text-align: left; } .warnings { border-left: 3px solid #c47600; overflow-wrap: anywhere; }
+"""
 
 
-def explain(plan: Plan, ranks: Sequence[int]) -> str:
-    """Describe the plan for people.
+@dataclass(frozen=True, repr=False)
+class Explanation:
+    """What a plan says of itself. Made by `Plan.explain`; a notebook shows it as tables.
+
+    Parameters
+    ----------
+    title : str
+        What is planned.
+    facts : tuple of (str, str)
+        Names and values.
+    heads : tuple of str
+        What the cells of `rows` are.
+    rows : tuple of tuple of str
+        One for each number of ranks.
+    warnings : tuple of str
+        What is not as good as it could be, each with its remedy.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+    def __str__(self) -> str:
+        cells = [self.heads, *self.rows]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            [
+                *(f"{name:<8} {value}" for name, value in self.facts),
+                "",
+                *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells),
+                *(f"warning: {text}" for text in self.warnings),
+            ]
+        )
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        facts = "".join(f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>" for name, value in self.facts)
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in self.heads)
+        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in self.rows)
+        listed = "".join(f"<li>{escape(text)}</li>" for text in self.warnings)
+        return (
+            f'<table class="facts"><tbody>{facts}</tbody></table>\n'
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            + (f'\n<p><b>Warnings</b></p><ul class="warnings">{listed}</ul>' if listed else "")
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page that needs nothing else, in place of one that is there.
+
+        Parameters
+        ----------
+        path : str or path
+            An HTML file in a folder that exists. The page appears whole or not at all.
+
+        Returns
+        -------
+        pathlib.Path
+            Where it is.
+
+        Raises
+        ------
+        ArgumentError
+            If the folder does not exist, or `path` is a folder.
+        """
+        place = Path(path)
+        if place.is_dir():
+            raise ArgumentError(f"path={str(path)!r} is a folder; name a file in it, such as plan.html")
+        if not place.parent.is_dir():
+            raise ArgumentError(f"path={str(path)!r} lies in no folder; make {str(place.parent)!r} first")
+        title = escape(self.title)
+        page = (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
+            '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
+            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"/>\n'
+            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
+            f"{self._repr_html_()}\n</body>\n</html>\n"
+        )
+        partial = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.partial")
+        try:
+            partial.write_text(page, encoding="utf-8")
+            partial.replace(place)
+        finally:
+            partial.unlink(missing_ok=True)
+        return place
+
+
+def explain(plan: Plan, ranks: Sequence[int], warn_for: Sequence[int], labels: int | Sequence[float]) -> Explanation:
+    """Describe a plan for people.
 
     Parameters
     ----------
@@ -24,12 +131,44 @@ def explain(plan: Plan, ranks: Sequence[int]) -> str:
         The plan.
     ranks : sequence of int
         The numbers of ranks to compare.
+    warn_for : sequence of int
+        The numbers of ranks to warn for.
+    labels : int or sequence of float
+        The classes of the data by whose label it may lie sorted: how many there are, or the share of each.
 
     Returns
     -------
-    str
-        A few aligned lines, and a warning each for what could be better.
+    Explanation
+        Text, or tables in a notebook.
     """
+    order, mixing = plan.order, plan.mixing(labels)
+    heads = ["ranks", "batch", "memory a rank", "decodes a sample", "requests an epoch"]
+    rows = [
+        [
+            f"{count}",
+            f"{order.batch_width(count):,}",
+            format_nbytes(plan.memory_nbytes(count)),
+            f"{plan.decodes_per_sample(count):.2f}",
+            f"{plan.num_requests(count):,}",
+        ]
+        for count in ranks
+    ]
+    facts = _facts(plan)
+    if mixing is not None:
+        facts.append(("mixing", f"{_mixed(mixing)}; by ranks, for the batch of each, below"))
+        heads.append("entropy of a batch")
+        for row, count in zip(rows, ranks, strict=True):
+            row.append(f"{mixing.entropy(count):.1%}")
+    return Explanation(
+        title=f"Plan of {order.num_rows:,} samples in {plan.num_chunks:,} chunks",
+        facts=tuple(facts),
+        heads=tuple(heads),
+        rows=tuple(map(tuple, rows)),
+        warnings=tuple(warnings_of(plan, warn_for, mixing, batch_norm=None)),
+    )
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
     order = plan.order
     left_out = order.num_rows - plan.num_samples
     tail = f"{left_out:,} rows left out, others each epoch" if left_out and order.shuffle else ""
@@ -39,68 +178,22 @@ def explain(plan: Plan, ranks: Sequence[int]) -> str:
     shuffle = "as on disk"
     if order.shuffle:
         mean = max(order.num_rows / max(int(np.count_nonzero(order.chunk_rows)), 1), 1.0)
+        cut = "" if order.block_rows is None else f", read in blocks of at most {order.block_rows:,} rows"
         shuffle = (
             f"shuffled with seed {order.seed}; pool of {plan.pool_rows:,} rows "
-            f"({plan.pool_rows / mean:.1f} chunks) in {order.num_shards} shards"
+            f"({plan.pool_rows / mean:.1f} chunks{cut}) in {order.num_shards} shards"
         )
-    lines = [
-        f"rows     {order.num_rows:,} in {plan.num_chunks:,} chunks",
-        f"steps    {plan.num_steps:,} of {order.global_batch_size:,} samples; {tail}",
-        f"order    {shuffle}",
-        f"reads    {format_nbytes(plan.epoch_nbytes)} an epoch",
-        f"memory   at most {format_nbytes(plan.memory_limit_nbytes)} a rank",
-        "",
-        f"{'ranks':>5}  {'batch':>7}  {'memory a rank':>13}  {'decodes a sample':>16}",
+    return [
+        ("rows", f"{order.num_rows:,} in {plan.num_chunks:,} chunks"),
+        ("steps", f"{plan.num_steps:,} of {order.global_batch_size:,} samples; {tail}"),
+        ("order", shuffle),
+        ("reads", f"{format_nbytes(plan.epoch_nbytes)} an epoch"),
+        ("memory", f"at most {format_nbytes(plan.memory_limit_nbytes)} a rank"),
     ]
-    lines += [
-        f"{count:>5}  {order.batch_width(count):>7,}  {format_nbytes(plan.memory_nbytes(count)):>13}  "
-        f"{plan.decodes_per_sample(count):>16.2f}"
-        for count in ranks
-    ]
-    lines += [f"warning: {text}" for text in warnings_of(plan, ranks[0] if len(ranks) == 1 else 1)]
-    return "\n".join(lines)
 
 
-def warnings_of(plan: Plan, ranks: int) -> list[str]:
-    """Say what is not as good as it could be, each with its remedy.
-
-    Parameters
-    ----------
-    plan : Plan
-        The plan.
-    ranks : int
-        The number of ranks.
-
-    Returns
-    -------
-    list of str
-        One line each.
-    """
-    order = plan.order
-    found = list(plan.cautions)
-    if plan.decodes_per_row > 1.5:
-        found.append(
-            f"windows reach into later chunks, so that {plan.decodes_per_row:.1f} rows are decoded by the row; write "
-            "bigger row groups or chunks"
-        )
-    if order.shuffle and plan.num_chunks and int(order.chunk_rows.max()) > order.fill_rows:
-        found.append(
-            f"chunks of up to {int(order.chunk_rows.max()):,} rows are more than the {order.fill_rows:,} that are "
-            "permuted together, and are decoded several times; give more memory= or write smaller row groups"
-        )
-    if plan.num_chunks > 64 and order.num_rows / plan.num_chunks < 1024:
-        found.append(
-            f"chunks hold {order.num_rows / plan.num_chunks:.0f} rows on average, which makes reading slow; write "
-            "row groups of at least 10,000 rows"
-        )
-    if ranks > order.global_batch_size:
-        found.append(f"ranks={ranks} is more than global_batch_size={order.global_batch_size}: some get no samples")
-    decodes = plan.decodes_per_sample(ranks) / plan.decodes_per_row
-    # Of rows that are drawn, more are read than taken at any number of ranks.
-    fewest = 1.0 if plan.sampling is None else plan.decodes_per_sample(1) / plan.decodes_per_row
-    if decodes > 1.5 * fewest:
-        found.append(
-            f"each sample is decoded {decodes:.1f} times by {ranks} ranks; take a number of "
-            f"ranks that divides {order.num_shards}, or write more and smaller row groups"
-        )
-    return found
+def _mixed(mixing: Mixing) -> str:
+    return (
+        f"if the data lies sorted by a label of {mixing.num_labels} classes, a global batch has "
+        f"{mixing.entropy():.1%} of the entropy of a full shuffle's"
+    )

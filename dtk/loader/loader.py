@@ -355,6 +355,7 @@ class Loader:
         check_rank(rank, ranks)
         other = copying.copy(self)
         other._rank, other._ranks = rank, ranks
+        other._plan = None if self._plan is None else replace(self._plan, ranks=ranks)
         return other
 
     def on_device(self, device: torch.device | str, *, prefetch: int = 1) -> Self:
@@ -510,6 +511,7 @@ class Loader:
             memory_limit_nbytes=self._memory_nbytes,
             parameters=parameters,
             sampling=self._sampling,
+            ranks=self.ranks,
             **self._arguments,  # type: ignore[arg-type]
         )
 

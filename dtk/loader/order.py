@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal, Self
@@ -35,6 +34,7 @@ __all__ = ["Order", "Tail"]
 Tail = Literal["trim", "pad"]
 
 _GOLDEN: Final = 0.6180339887498949  # its multiples modulo 1 are spread as evenly as any sequence can be
+_WINDOWS_PER_DEAL: Final = 4  # the pool is filled so often before shards change their strata
 _STREAM, _TRIM, _FILL, _SHARE, _DRAW = range(5)  # what a random stream is for
 
 
@@ -279,13 +279,28 @@ class Order:
         Fills
             Shard by shard, in the order of time.
         """
+        return Fills.joined(list(self.fills_by_shard(epoch, shards)))
+
+    def fills_by_shard(self, epoch: int, shards: Iterable[int]) -> Iterator[Fills]:
+        """Lay out the fills of some shards one after the other, which takes less memory than all of them.
+
+        Parameters
+        ----------
+        epoch : int
+            The epoch.
+        shards : iterable of int
+            The shards.
+
+        Yields
+        ------
+        Fills
+            Those of one shard, in the order of time.
+        """
         stream = self._stream(epoch)
         ends = np.cumsum(stream.num_rows)
         bounds = self._shard_bounds(ends).tolist()
-        made = [
-            self._shard_fills(epoch, shard, clip(stream, ends, bounds[shard], bounds[shard + 1])) for shard in shards
-        ]
-        return Fills.joined(made)
+        for shard in shards:
+            yield self._shard_fills(epoch, shard, clip(stream, ends, bounds[shard], bounds[shard + 1]))
 
     def shard_rows(self, epoch: int) -> Integers:
         """Count the rows of each shard, before any are left out.
@@ -380,36 +395,39 @@ class Order:
     def _stream(self, epoch: int) -> Segments:
         """Put the blocks of all shards in the order of an epoch, shard after shard.
 
-        The list on disk, rolled by a random offset so that the borders move, is cut into strata of as many blocks as
-        there are windows: the times in which the pool is filled once. Each window gets one block of every stratum, and
-        consecutive strata are dealt to the shards at random, so that each fill is an even sample of the whole disk.
+        The list on disk, rolled by a random offset so that the borders move, is cut into as many strata as the pool
+        holds blocks, and each is put into random order. Of each run of consecutive strata every shard is dealt one,
+        and it takes blocks of all its strata in turn. So the fills that are open, however they are staggered, together
+        hold one block of every stratum: an even sample of the whole disk. Now and then the strata are dealt anew, all
+        shards at a time, so that each comes to the whole disk in the end.
         """
         blocks = self._blocks(epoch)
-        num_blocks, shards = len(blocks.chunk), self.num_shards
+        num_blocks = len(blocks.num_rows)
         if not self.shuffle or num_blocks == 0:
             return blocks
-        random = self._random(epoch, _STREAM)
-        usual = typical(blocks.num_rows)
-        windows = max(1, -(-num_blocks // (shards * max(1, self.fill_rows // usual))))
-        whole = num_blocks // windows * windows
+        turns = max(1, min(self.fill_rows // typical(blocks.num_rows), num_blocks // self.num_shards))
+        return blocks.take(self._dealt(self._random(epoch, _STREAM), num_blocks, turns))
+
+    def _dealt(self, random: np.random.Generator, num_blocks: int, turns: int) -> Integers:
+        """Return the stream as indices of blocks, int64 ``[blocks]``; each shard has a stratum of each turn."""
+        shards = self.num_shards
         roll = int(random.integers(num_blocks))
-        # One row of the grid is a stratum, in random order: column w is what window w gets of it.
-        grid = np.argsort(random.random((whole // windows, windows)), axis=1)
-        grid += np.arange(0, whole, windows)[:, None]
-        place = np.append(grid.ravel(), whole + random.permutation(num_blocks - whole))
-        window = np.arange(num_blocks) % windows
-        window[whole:] = (window[whole:] + random.integers(windows)) % windows
-        turn, stratum = np.divmod(np.arange(num_blocks) // windows, shards)
-        deal = np.argsort(random.random((int(turn[-1]) + 1, windows, shards)), axis=2)
-        shard = deal[turn, window, stratum]
-        # A staggered shard starts in the middle of a window, and comes to the other part of it, as even, at the end.
-        turns = int(turn[-1]) + 1
-        early = np.minimum(self._first_fill_rows(np.arange(shards)) // usual, turns)[shard]
-        since = (turn + random.integers(turns, size=shards)[shard]) * early
-        window[(window == 0) & ((since + early) // turns == since // turns)] = windows
-        window = np.where(shard % 2, windows - window, window)
-        index = place[np.lexsort((random.random(num_blocks), shard * (windows + 1) + window))]
-        return blocks.take((index + roll) % num_blocks)
+        bounds = _even_bounds(turns * shards, num_blocks)
+        sizes = np.diff(bounds)
+        stratum = np.repeat(np.arange(len(sizes), dtype=np.min_scalar_type(len(sizes))), sizes)  # few bits sort faster
+        place = random.permutation(num_blocks)
+        place = place[np.argsort(stratum[place], kind="stable")]
+        since = np.arange(num_blocks) - bounds[stratum]
+        deals = max(1, num_blocks // (turns * shards * _WINDOWS_PER_DEAL))
+        deal = np.argsort(random.random((deals, turns, shards)), axis=2).astype(np.int32)
+        shard = deal.reshape(deals, -1)[since * deals // sizes[stratum], stratum]
+        # Number i of a stratum's n blocks comes after i / n of the shard's blocks, later in some turns than in others.
+        late = (np.arange(turns)[:, None] * _GOLDEN + random.random(shards)) % 1
+        time = (since + late[stratum // shards, shard]) / sizes[stratum]
+        del since, deal, stratum
+        time = np.where(shard % 2, 1 - time, time)  # odd shards run backwards, see `_shard_fills`
+        time += shard
+        return (place[np.argsort(time, kind="stable")] + roll) % num_blocks
 
     def _first_fill_rows(self, shard: Integers) -> Integers:
         """Return the most rows of the first fill of shards.
@@ -449,13 +467,17 @@ class Order:
             segments = segments.take(slice(None, None, -1))
         segments = self._trimmed(epoch, shard, segments)
         segments = sliced(segments, self.fill_rows)
-        ends = np.cumsum(segments.num_rows).tolist()
-        room, bounds, done = int(self._first_fill_rows(np.array([shard]))[0]), [0], 0
-        while bounds[-1] < len(ends):
-            bounds.append(max(bisect_right(ends, done + room), bounds[-1] + 1))
-            done, room = ends[bounds[-1] - 1], self.fill_rows
+        edges = np.append(0, np.cumsum(segments.num_rows))
+        # Where the fill that starts at a segment ends: with the last one that it has room for.
+        after = (np.searchsorted(edges, edges[:-1] + self.fill_rows, side="right") - 1).tolist()
+        bounds = [0]
+        if after:
+            room = int(self._first_fill_rows(np.array([shard]))[0])
+            bounds.append(max(int(np.searchsorted(edges, room, side="right")) - 1, 1))
+        while bounds[-1] < len(after):
+            bounds.append(after[bounds[-1]])
         num_fills = len(bounds) - 1
-        positions = np.array([0, *ends], np.int64)[bounds]
+        positions = edges[bounds]
         return Fills(
             shard=np.full(num_fills, shard, np.int64),
             number=np.arange(num_fills),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
@@ -14,9 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
+from dtk.loader.advice import warnings_of
 from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Field
-from dtk.loader.explain import explain, warnings_of
+from dtk.loader.explain import Explanation, explain
+from dtk.loader.layout import Layout
+from dtk.loader.mixing import LABELS, Mixing
 from dtk.loader.order import Order
 from dtk.loader.segments import Integers
 from dtk.memory import format_nbytes
@@ -53,6 +56,10 @@ class Plan:
         Rows that are decoded by the row of a chunk that is read: more than 1 where windows reach into other chunks.
     cautions : tuple of str
         What the source warns of.
+    layout : Layout
+        How the samples lie in their store.
+    ranks : int
+        The number of ranks of the loader that made it. Nothing depends on it but what is explained by default.
     """
 
     source_identity: str
@@ -65,6 +72,8 @@ class Plan:
     sampling: Mapping[str, str] | None = None
     decodes_per_row: float = 1.0
     cautions: tuple[str, ...] = ()
+    layout: Layout = field(default_factory=Layout)
+    ranks: int = 1
 
     @property
     def num_steps(self) -> int:
@@ -85,7 +94,7 @@ class Plan:
     @property
     def row_nbytes(self) -> int:
         """Bytes of a row as encoded."""
-        return sum(field.row_nbytes for field in self.fields.values())
+        return sum(one.row_nbytes for one in self.fields.values())
 
     @property
     def pool_rows(self) -> int:
@@ -95,7 +104,7 @@ class Plan:
     @cached_property
     def digest(self) -> str:
         """Hash of the source's identity, the order, the fields and how rows are drawn, in hex."""
-        fields = [[name, field.dtype.str, list(field.shape)] for name, field in self.fields.items()]
+        fields = [[name, one.dtype.str, list(one.shape)] for name, one in self.fields.items()]
         sampling = [] if self.sampling is None else [dict(self.sampling)]
         text = json.dumps([self.source_identity, self.order.digest, fields, *sampling])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -188,7 +197,8 @@ class Plan:
         -------
         float
             1 at best. More where a shard is read by several ranks, where a border between two ranks cuts a chunk, and
-            where a chunk is cut into blocks or is bigger than a fill, and where windows reach into the next chunk.
+            where a chunk is cut into blocks or is bigger than a fill, unless the ring holds the whole epoch, and where
+            windows reach into the next chunk.
         """
         order = self.order
         if not self.num_chunks or not order.num_rows:
@@ -201,12 +211,13 @@ class Plan:
             pieces = -(-order.expected_rows // np.minimum(most_drawn(order.chunk_rows), largest_piece))
         if order.block_rows is None:  # then the pieces of a chunk that is read in slices follow each other
             pieces[self.is_streamed] = 1
-        sliced = float((pieces * order.chunk_rows).sum()) / order.num_rows
+        is_held = order.num_shards == 1 and self.ring_steps(ranks) == self.num_steps
+        sliced = 1.0 if is_held else float((pieces * order.chunk_rows).sum()) / order.num_rows
         cuts = min(ranks, order.num_shards) - 1
         return (shared * sliced + cuts / self.num_chunks) * self.decodes_per_row
 
-    def warnings(self, ranks: int = 1) -> list[str]:
-        """Say what is not as good as it could be, each with its remedy.
+    def num_requests(self, ranks: int) -> int:
+        """Estimate the reads of the store in an epoch, by all ranks together.
 
         Parameters
         ----------
@@ -215,25 +226,100 @@ class Plan:
 
         Returns
         -------
+        int
+            One for each column of a row group, or for each chunk of an array, as often as it is decoded; 0 in memory.
+        """
+        return round(self.layout.num_requests * self.decodes_per_sample(ranks))
+
+    def entropy(self, ranks: int = 1, *, labels: int | Sequence[float] = LABELS) -> float:
+        """Predict how well the batches of the first epochs mix data that lies sorted by a label.
+
+        Parameters
+        ----------
+        ranks : int
+            The number of ranks, whose batches are looked at one by one; 1 for the global batch.
+        labels : int or sequence of float
+            How many classes of the same size the label has, or the share of each, in the order on disk.
+
+        Returns
+        -------
+        float
+            The mean entropy of labels in a batch, as a share of that in batches of a full shuffle: 1 is as good.
+
+        Raises
+        ------
+        ArgumentError
+            If `labels` is no number of classes, or there is nothing to predict: see `mixing`.
+        """
+        mixing = self.mixing(labels)
+        if mixing is None:
+            raise ArgumentError(
+                "the plan does not shuffle, has no step, or draws rows by weights: there is no entropy to predict"
+            )
+        return mixing.entropy(ranks)
+
+    def mixing(self, labels: int | Sequence[float] = LABELS) -> Mixing | None:
+        """Predict how well batches mix if the data lies sorted by a label.
+
+        Parameters
+        ----------
+        labels : int or sequence of float
+            How many classes of the same size there are, or the share of each, in the order on disk.
+
+        Returns
+        -------
+        Mixing or None
+            None where there is nothing to predict: no shuffle, no step, or rows that are drawn by their weights.
+
+        Raises
+        ------
+        ArgumentError
+            If `labels` is no number of classes.
+        """
+        can_be_told = self.order.shuffle and self.num_steps and self.order.chunk_weights is None
+        return Mixing(self.order, labels) if can_be_told else None
+
+    def warnings(self, ranks: int | None = None, *, batch_norm: bool | None = None) -> list[str]:
+        """Say what is not as good as it could be, each with its remedy.
+
+        Parameters
+        ----------
+        ranks : int, optional
+            The number of ranks; that of the loader if None.
+        batch_norm : bool, optional
+            Whether the module that is trained has batch normalisation, which a badly mixed batch of a rank harms; not
+            known if None.
+
+        Returns
+        -------
         list of str
             One line each.
         """
-        return warnings_of(self, ranks)
+        return warnings_of(self, [self.ranks if ranks is None else ranks], self.mixing(), batch_norm=batch_norm)
 
-    def explain(self, ranks: Sequence[int] = (1, 2, 4, 8)) -> str:
+    def explain(self, ranks: Sequence[int] | None = None, *, labels: int | Sequence[float] = LABELS) -> Explanation:
         """Describe the plan for people.
 
         Parameters
         ----------
-        ranks : sequence of int
-            The numbers of ranks to compare.
+        ranks : sequence of int, optional
+            The numbers of ranks to compare and to warn for. If None, 1, 2, 4, 8 and that of the loader are compared,
+            and warnings are for the loader's.
+        labels : int or sequence of float
+            The classes by whose label the data may lie sorted: how many there are, or the share of each.
 
         Returns
         -------
-        str
-            A few aligned lines, and a warning each for what could be better.
+        Explanation
+            Text; tables in a notebook; ``.save("plan.html")`` writes a page.
+
+        Raises
+        ------
+        ArgumentError
+            If `labels` is no number of classes.
         """
-        return explain(self, ranks)
+        compared = sorted({1, 2, 4, 8, self.ranks}) if ranks is None else list(ranks)
+        return explain(self, compared, [self.ranks] if ranks is None else compared, labels)
 
     def check(self, ranks: int = 1) -> None:
         """Refuse what cannot work.
@@ -272,6 +358,9 @@ class Plan:
                 f"{order.batch_width(ranks):,} rows; pass "
                 f"memory={format_nbytes(enough)!r} or more, lower global_batch_size, or write smaller row groups"
             )
+
+    def _repr_html_(self) -> str:
+        return self.explain()._repr_html_()
 
     def __repr__(self) -> str:
         rows, steps, batch = self.order.num_rows, self.num_steps, self.order.global_batch_size

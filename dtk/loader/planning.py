@@ -11,6 +11,7 @@ import pyarrow as pa
 from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
+from dtk.loader.layout import layout_of
 from dtk.loader.order import Order, Tail
 from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes, streamed
 from dtk.loader.sampling import Sampling
@@ -30,6 +31,7 @@ _SLICE_NBYTES: Final = 32 << 20
 _LEAST_SLICE_ROWS: Final = 1024
 _PAGE_NBYTES: Final = 2 << 20  # twice what writers make pages of
 _SAMPLED_ROWS: Final = 65_536
+_POOL_CHUNKS: Final = 4  # with fewer in the pool, half chunks mix so much better that twice the decodes are worth it
 
 
 def make_plan(
@@ -43,8 +45,9 @@ def make_plan(
     memory_limit_nbytes: int,
     parameters: dict[str, Any] | None = None,
     sampling: Sampling | None = None,
+    ranks: int = 1,
 ) -> Plan:
-    """Choose the shards and the pool for a memory budget.
+    """Choose the shards, the pool and the blocks for a memory budget.
 
     Only the source, the fields and the arguments decide, and neither this machine nor the number of ranks: all ranks
     come to the same plan.
@@ -69,11 +72,21 @@ def make_plan(
         The order's parameters, from a saved state; chosen here if None.
     sampling : Sampling, optional
         How rows are drawn; each comes once if None.
+    ranks : int
+        The number of ranks of the loader, for what the plan explains by default.
 
     Returns
     -------
     Plan
         Not checked yet.
+
+    Notes
+    -----
+    Many shards make many ranks cheap, but each wants a fill of two chunks and eight chunks in all. The pool is as big
+    as the memory allows. Blocks are whole chunks, which are then decoded once, as long as the pool holds at least four.
+    Where it holds one to four, batches of sorted data would be of one to four places on disk; chunks are then read in
+    two blocks of at most half the largest one, which takes twice the decodes and mixes two to three times the places.
+    Nothing is cut into more: the plan warns, and names the memory that would do.
     """
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
     chunk_weights = None if sampling is None else sampling.chunk_weights
@@ -82,10 +95,14 @@ def make_plan(
     if parameters is None:
         room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes)
         num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
+        block_rows = None
+        if shuffle and not streamed(chunk_rows, slice_rows).any():  # slices follow each other
+            block_rows = _choose_blocks(chunk_rows, num_shards * fill_rows)
         parameters = {
             "global_batch_size": global_batch_size,
             "num_shards": num_shards,
             "fill_rows": fill_rows,
+            "block_rows": block_rows,
             "seed": seed,
             "tail": tail,
             "shuffle": shuffle,
@@ -102,6 +119,8 @@ def make_plan(
         sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
         decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
         cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
+        layout=layout_of(source, encoder),
+        ranks=ranks,
     )
 
 
@@ -123,6 +142,14 @@ def _choose(
         if shards <= min(pool / (2 * chunk) if chunk else 0, num_chunks / 8, batch / 16):
             chosen = shards
     return chosen, max(1, min(_fill_rows(chosen, batch, row_nbytes, room_nbytes), total))
+
+
+def _choose_blocks(chunk_rows: Integers, pool_rows: int) -> int | None:
+    """Choose half of the largest chunk where the pool holds one to four chunks, and None for whole ones elsewhere."""
+    total, largest = int(chunk_rows.sum()), int(chunk_rows.max(initial=0))
+    chunk = total / max(int(np.count_nonzero(chunk_rows)), 1)
+    is_cut = largest <= pool_rows < min(_POOL_CHUNKS * chunk, total)
+    return -(-largest // 2) if is_cut and largest > 1 else None
 
 
 def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> int:

@@ -213,8 +213,13 @@ def _say_warnings(bar: Progress, module: nn.Module, plans: Mapping[str, Plan], n
     """Tell what makes several ranks slower than they could be, or their model another than that of one."""
     if num_ranks == 1:
         return
-    texts = [text for plan in plans.values() for text in plan.warnings(num_ranks)]
-    if any(isinstance(part, _BatchNorm) for part in module.modules()):
+    has_batch_norm = any(isinstance(part, _BatchNorm) for part in module.modules())
+    texts = [
+        text
+        for name, plan in plans.items()
+        for text in plan.warnings(num_ranks, batch_norm=has_batch_norm and name == "loader")
+    ]
+    if has_batch_norm:
         texts.append(
             "batch normalisation takes the mean of each rank's share of a batch, so the model depends on the number of "
             "ranks; nn.LayerNorm does not"

@@ -88,7 +88,8 @@ def _of_chunks(plan: Plan) -> Iterator[tuple[str, str]]:
         yield (
             "fill",
             f"chunks of up to {largest:,} rows are more than the {order.fill_rows:,} that are permuted together"
-            f"{again}; give more memory=, about {_memory_for(plan, 2 * largest)!r}{_smaller(plan, order.fill_rows // 2)}",
+            f"{again}; give more memory=, about {_memory_for(plan, 2 * largest)!r}"
+            f"{_smaller(plan, order.fill_rows // 2)}",
         )
     elif order.block_rows is not None and plan.decodes_per_sample(1) > _MUCH_DECODED * plan.decodes_per_row:
         yield (

@@ -115,7 +115,7 @@ def test_the_plan_knows_the_bytes(store):
     per_sample = 4 * 4 * 6 + 8 * 3 * 4 * 6 + 8
     np.testing.assert_array_equal(plan.chunk_nbytes, plan.order.chunk_rows * per_sample)
     assert plan.epoch_nbytes > 0
-    assert "203 in 21 chunks" in plan.explain()
+    assert "203 in 21 chunks" in str(plan.explain())
 
 
 @pytest.mark.parametrize(

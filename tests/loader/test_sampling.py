@@ -380,7 +380,7 @@ def test_other_weights_in_a_store_are_refused_at_resume_and_while_reading(store)
 
 
 def test_the_plan_says_that_rows_are_drawn(path):
-    text = loader_of(path).plan.explain()
+    text = str(loader_of(path).plan.explain())
     assert "drawn with replacement by 'w'" in text
     assert "every row once" not in text
 

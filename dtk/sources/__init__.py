@@ -8,6 +8,7 @@ from dtk.sources.parquet import ParquetSource
 from dtk.sources.schema import schema_of
 from dtk.sources.source import Source, TableSource, as_source, chunk_groups, counted, readable
 from dtk.sources.split import split
+from dtk.sources.spool import spool
 from dtk.sources.write import write_parquet
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "readable",
     "schema_of",
     "split",
+    "spool",
     "write_parquet",
 ]

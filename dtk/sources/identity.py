@@ -8,14 +8,17 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, MethodWrapperType, ModuleType
-from typing import Any
+from typing import Any, Final
 
 import dask.dataframe.dask_expr._expr as operations
 from dask._expr import Expr
 from dask.base import tokenize
+from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.tokenize import normalize_object, normalize_token
 
 __all__ = ["expression_identity"]
+
+CACHES: Final = ("_dataset_info_cache", "_pq_length_stats")  # of a Parquet read
 
 
 def expression_identity(expr: Any) -> str:
@@ -88,6 +91,8 @@ def _parts(value: Any) -> list[Any] | None:
 def _operands(expr: Any) -> list[Any]:
     if isinstance(expr, operations._DelayedExpr):
         return [getattr(task, "value", task) for task in expr._layer().values()]
+    if isinstance(expr, ReadParquet):  # of the files, their sizes and times
+        return [expr.checksum, *(expr.operand(name) for name in expr._parameters if name not in CACHES)]
     return list(expr.operands)
 
 

@@ -22,6 +22,7 @@ from dtk.sources.dask_read import hive_values
 from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.schema import row_nbytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = ["open", "open_source"]
 
 PARTITION_NBYTES: Final = 64 * 2**20
-TEXT_NBYTES: Final = 32  # of a value of a column without a fixed width, as a guess
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
 CSV_LEAST_ROWS: Final = 1000
 NULLABLE: Final = {"int64": "Int64", "uint64": "UInt64", "bool": "boolean"}
@@ -99,7 +99,7 @@ def open_source(path: str, *, columns: Sequence[str] | None = None) -> ParquetSo
     """
     listing = list_files(path)
     if listing.format != "parquet":
-        remedy = "write it once with dtk.write_parquet(dtk.open(path), new_path) and open that"
+        remedy = f"write it once with dtk.spool({path!r}, new_path) and use what that returns"
         raise SourceError(f"{path} is {listing.format}, which ranks cannot read row by row in place; {remedy}")
     footers, types = _checked_footers(listing)
     names = _visible_columns(footers[0].schema, types)
@@ -156,29 +156,13 @@ def _partitioning(footers: Sequence[Footer]) -> dict[str, Any]:
     num_rows = sum(int(footer.group_rows.sum()) for footer in footers)
     num_groups = sum(len(footer.group_rows) for footer in footers)
     encoded_nbytes = sum(int(footer.decoded_nbytes.sum()) for footer in footers)
-    rows = max(1, int(PARTITION_NBYTES / _row_nbytes(footers[0].schema)))
+    rows = max(1, int(PARTITION_NBYTES / row_nbytes(footers[0].schema)))
     if num_rows / len(footers) > rows:
         return {"split_row_groups": max(1, int(rows / (num_rows / num_groups)))}
     if len(footers) > 1 and num_rows / len(footers) < rows / 8:
         blocksize = max(1, int(rows * encoded_nbytes / num_rows))
         return {"split_row_groups": "adaptive", "blocksize": blocksize, "aggregate_files": True}
     return {"split_row_groups": False}
-
-
-def _row_nbytes(schema: pa.Schema) -> float:
-    """Estimate what a row takes in a pandas frame.
-
-    >>> _row_nbytes(pa.schema({"x": pa.float32(), "name": pa.string()}))
-    36.0
-    """
-    return sum(TEXT_NBYTES if _is_variable(kind) else kind.bit_width / 8 for kind in schema.types) or 1.0
-
-
-def _is_variable(kind: pa.DataType) -> bool:
-    try:
-        return not kind.bit_width
-    except ValueError:
-        return True
 
 
 def _open_csv(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:

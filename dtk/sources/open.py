@@ -23,11 +23,12 @@ from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.schema import row_nbytes
+from dtk.sources.spool_cache import zarr_store
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open", "open_source"]
+__all__ = ["open", "open_listing", "open_source"]
 
 PARTITION_NBYTES: Final = 64 * 2**20
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
@@ -66,7 +67,31 @@ def open(
     ArgumentError
         If the format is unknown or a column is not there.
     """
-    listing = list_files(path, format=format)
+    return open_listing(list_files(path, format=format), columns)
+
+
+def open_listing(listing: Listing, columns: Sequence[str] | None = None) -> dd.DataFrame | xr.Dataset:
+    """Open files that were found.
+
+    Parameters
+    ----------
+    listing : Listing
+        The files.
+    columns : sequence of str, optional
+        Which columns (or variables), in order; all if None.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame or xarray.Dataset
+        As of `open`.
+
+    Raises
+    ------
+    DataError
+        If they are empty, damaged, or their columns differ.
+    ArgumentError
+        If a column is not there.
+    """
     openers: dict[str, Callable[[Listing, Sequence[str] | None], Any]]
     openers = {"parquet": _open_parquet, "csv": _open_csv, "zarr": _open_zarr, "netcdf": _open_netcdf}
     data: dd.DataFrame | xr.Dataset = openers[listing.format](listing, columns)
@@ -217,7 +242,7 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
             f"{listing.path} is a bare Zarr array without names of dimensions; write it with"
             " xarray.Dataset({'values': (dims, array)}).to_zarr(path)"
         )
-    store = root if listing.filesystem is None else listing.path
+    store = zarr_store(listing)
     try:
         data = xr.open_zarr(store, chunks={}, consolidated=consolidated)
         shards = {

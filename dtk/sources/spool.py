@@ -64,6 +64,8 @@ def spool(
     *,
     dim: str | None = None,
     max_nbytes: int | str | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    cache_nbytes: int | str | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> dd.DataFrame | xr.Dataset:
@@ -83,6 +85,11 @@ def spool(
         For a Dataset, the dimension of the samples; the first one of the biggest variable if None.
     max_nbytes : int or str, optional
         Bytes on disk that the spool may take; what is free there if None.
+    cache : str or path, optional
+        A directory of each host's own disk. What reads the spool copies files there at first use, and reads them from
+        there afterwards; processes and spools may share it. Without one, all is read from `path`.
+    cache_nbytes : int or str, optional
+        Bytes that all files in `cache` may take: those used least recently are removed. Half of its disk if None.
     overwrite : bool
         Whether to write it again where there is a spool; the old one stays whole until the new one is complete.
     progress : bool, optional
@@ -115,8 +122,9 @@ def spool(
     >>> spool(frame, tempfile.mkdtemp()).compute()["x"].tolist()
     [1, 2, 3]
     """
-    from dtk.sources.open import open as open_data
-
+    if cache is None and cache_nbytes is not None:
+        raise ArgumentError(f"cache_nbytes={cache_nbytes!r} is for a cache; give cache=, a directory, too")
+    kept = None if cache_nbytes is None else parse_nbytes(cache_nbytes, name="cache_nbytes")
     limit = None if max_nbytes is None else parse_nbytes(max_nbytes, name="max_nbytes")
     place = Place.of(path)
     published = place.manifest()
@@ -124,7 +132,7 @@ def spool(
     if published is not None and not overwrite:
         _check_same(place, published, work)
         place.check_whole(published)
-        return open_data(place.path)
+        return _opened(place, cache, kept)
     _check_inputs(place, work)
     identity = work.identity or uuid.uuid4().hex
     _check_room(place, identity, work, limit)
@@ -137,7 +145,17 @@ def spool(
         if work.identity is None:  # what it reads may change until the next attempt, so that its pieces are of no use
             staging.remove()
         raise
-    return open_data(place.path)
+    return _opened(place, cache, kept)
+
+
+def _opened(place: Place, cache: str | os.PathLike[str] | None, nbytes: int | None) -> dd.DataFrame | xr.Dataset:
+    if cache is None:
+        from dtk.sources.open import open as open_data
+
+        return open_data(place.path)
+    from dtk.sources.spool_cache import open_cached
+
+    return open_cached(place.path, os.fspath(cache), nbytes)
 
 
 def _work_of(data: Any, dim: str | None) -> Work:

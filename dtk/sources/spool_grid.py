@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from dask.base import tokenize
+from dask.base import optimize, tokenize
 
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError
@@ -98,6 +98,8 @@ class GridWork:
         names = tuple(
             str(name) for name, variable in data.variables.items() if dim in variable.dims and name not in data.xindexes
         )
+        if not names:
+            raise ArgumentError(f"dim={dim!r} is in none of the variables; give one that is")
         num_samples = int(data.sizes[dim])
         of_sample = [data[name].nbytes // num_samples for name in names]
         chunk_rows = min(num_samples, max(1, CHUNK_NBYTES // max(1, *of_sample)))
@@ -147,10 +149,12 @@ class GridWork:
         """Bytes on disk: as compressed as a first chunk is, where that takes few tasks."""
         decoded = sum(variable.nbytes for variable in self.data.variables.values())
         largest = max(self.names, key=lambda name: int(self.data[name].nbytes))
-        first = self.data[largest].variable.isel({self.dim: slice(0, self.chunk_rows)})
-        if first.dtype.kind not in "fiub" or len(first.chunk().data.__dask_graph__()) > _FEW_TASKS:
+        variable = self.data[largest].variable
+        num_rows = min([self.chunk_rows, *variable.chunksizes.get(self.dim, ())[:1]])
+        (first,) = optimize(variable.isel({self.dim: slice(0, num_rows)}).chunk().data)
+        if first.dtype.kind not in "fiub" or len(first.__dask_graph__()) > _FEW_TASKS:
             return int(decoded)
-        values = np.ascontiguousarray(first.values)
+        values = np.ascontiguousarray(first.compute())
         return int(decoded * _compressed_nbytes(values) / values.nbytes)
 
     @property
@@ -184,8 +188,6 @@ class GridWork:
         list of dict
             In order: by variable, a `dask.delayed.Delayed` array.
         """
-        from dask.base import optimize
-
         pieced = self._pieced()
         arrays: Sequence[Array] = optimize(*(pieced[name].data for name in self.names))  # together: they may share
         blocks = {

@@ -98,7 +98,7 @@ def _samples(expr: Any) -> Iterator[tuple[float, pa.Table]]:
         head = expr.frame.iloc[:_SAMPLED_ROWS]
         yield rows, _table(head)
         return
-    if refusal(expr) is None:
+    if expr.ndim == 2 and refusal(expr) is None:
         try:
             yield _sample_of_source(source_of_frame(new_collection(expr)))
             return

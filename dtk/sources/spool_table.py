@@ -23,7 +23,7 @@ __all__ = ["TableWork"]
 
 FILE_NBYTES: Final = 64 * 2**20  # in memory: smaller partitions are put together
 GROUP_NBYTES: Final = 8 * 2**20  # in memory
-GROUP_ROWS: Final = (4096, 131_072)
+GROUP_ROWS: Final = (1024, 131_072)
 CODEC: Final = "lz4"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,8 @@ def test_samples_along_another_dimension(tmp_path, small_chunks):
 def test_what_grids_cannot_be_spooled(tmp_path):
     with pytest.raises(ArgumentError, match=r"dim='tme' is no dimension of the data; did you mean 'time'"):
         dtk.spool(climate(), tmp_path / "out", dim="tme")
+    with pytest.raises(ArgumentError, match="dim='far' is in none of the variables"):
+        dtk.spool(climate().assign_coords(far=[1, 2]), tmp_path / "out", dim="far")
     with pytest.raises(ArgumentError, match="dim='i' is for Datasets"):
         dtk.spool(make_frame(), tmp_path / "out", dim="i")
     with pytest.raises(DataError, match=r"data is empty along \['time'\]"):
@@ -436,7 +439,7 @@ def test_estimates_are_about_right(table, tmp_path, name):
 def test_estimate_of_grids(tmp_path):
     random = np.random.default_rng(0)
     data = xr.Dataset({"x": (("time", "lat"), random.integers(0, 9, (2000, 500)).astype("f4"))})
-    for chunks in ({"time": 1000}, {"time": 100}):
+    for chunks in ({"time": 1000}, {"time": 10}):
         estimated = spool_grid.GridWork.of(data.chunk(chunks) * 2, None).estimated_nbytes
         dtk.spool(data.chunk(chunks) * 2, tmp_path / "out", overwrite=True)
         written = json.loads((tmp_path / "out" / "_spool.json").read_text())["nbytes"]
@@ -557,3 +560,47 @@ def test_nothing_is_computed_to_refuse(table, tmp_path):
     data["t2m"] = (("time", "lat", "lon"), da.from_delayed(dask.delayed(1 / 1), (50, 6, 8), "f4"))
     with dask.config.set(scheduler=lambda *_, **__: pytest.fail("computed")), pytest.raises(ArgumentError):
         dtk.spool(data, tmp_path / "out")
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    """An S3 server on loopback with a bucket."""
+    pytest.importorskip("s3fs")
+    pytest.importorskip("moto.server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    options = {"endpoint_url": f"http://127.0.0.1:{port}", "key": "any", "secret": "any"}
+    monkeypatch.setitem(fsspec.config.conf, "s3", options)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        fsspec.filesystem("s3").mkdir("bucket")
+        yield "s3://bucket"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.infra
+@pytest.mark.filterwarnings("ignore")
+def test_s3(table, s3, tmp_path, small_pieces):
+    spooled = dtk.spool(opened(table).shuffle("i"), f"{s3}/out", cache=tmp_path / "cache")
+    assert sorted(spooled.i.compute()) == list(range(ROWS))
+    assert len(os.listdir(tmp_path / "cache")) == 8
+    dtk.spool(climate(), f"{s3}/out", overwrite=True)
+    assert not fsspec.filesystem("s3").glob("bucket/out/**/*.parquet")
+    xr.testing.assert_identical(dtk.open(f"{s3}/out").load(), climate())
+    loader = dtk.Loader(dtk.open(f"{s3}/out")[["t2m"]], global_batch_size=5)
+    assert sum(len(batch["inputs"]) for batch in loader) == 50

@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from dtk.errors import ArgumentError, DiskLimitError
 from dtk.memory import format_nbytes, parse_nbytes
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["spool"]
 
-LABEL = "spool"
+LABEL: Final = "spool"
 
 
 class Work(Protocol):
@@ -111,9 +111,11 @@ def spool(
 
     Notes
     -----
-    Tables become Parquet, with pandas' types kept. Datasets become Zarr, version 3, cut along `dim` alone; values are
-    stored as they are, with no scale or offset. Data that functions of the user's own read (`from_map`,
-    `from_delayed`) may change without notice: it is spooled whole each time.
+    Tables become Parquet, with pandas' types kept, as far as Parquet has them: seconds become milliseconds. Datasets
+    become Zarr, version 3, cut along `dim` alone; values are stored as they are, with no scale or offset, and variables
+    without samples are held in memory. A Dataset is known again by the names that Dask gives to what is computed, and
+    so by paths, times and metadata. Data that functions of the user's own read (`from_map`, `from_delayed`) may change
+    without notice: it is spooled whole each time.
 
     Examples
     --------

@@ -110,7 +110,10 @@ class GridWork:
     @property
     def layout(self) -> str:
         """Hash of dimension, chunks and pieces."""
-        told = repr([self.dim, self.names, self.chunk_rows, self.piece_rows])
+        import xarray as xr
+
+        # The metadata is written anew each time: another version might encode times in other units.
+        told = repr([self.dim, self.names, self.chunk_rows, self.piece_rows, xr.__version__, _codecs()])
         return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
     @cached_property
@@ -127,6 +130,7 @@ class GridWork:
             variable = data[name]
             chunks = [self.chunk_rows if one == self.dim else size for one, size in variable.sizes.items()]
             encoding[name] = {"chunks": tuple(chunks), "compressors": _codecs(), "_FillValue": None}
+            encoding[name] |= _exact_time(variable.dtype)
         objects: dict[str, Any] = {}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="zarr")  # one place for all metadata is no standard yet
@@ -242,6 +246,14 @@ def _told(name: Hashable, variable: xr.Variable) -> list[Any]:
 
 def _encoding_of_time(variable: xr.Variable) -> dict[str, Any]:
     return {key: variable.encoding[key] for key in _OF_TIME if key in variable.encoding}
+
+
+def _exact_time(dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Choose whole numbers that hold all values, of which only some are there at a time."""
+    if dtype.kind not in "mM":
+        return {}
+    unit = {"s": "seconds", "ms": "milliseconds", "us": "microseconds"}.get(np.datetime_data(dtype)[0], "nanoseconds")
+    return {"units": unit if dtype.kind == "m" else f"{unit} since 1970-01-01", "dtype": "int64"}
 
 
 def _codecs() -> list[Any]:

@@ -81,7 +81,7 @@ class TableWork:
     def layout(self) -> str:
         """Hash of what decides which rows are in which piece; the expression is optimised for it."""
         nodes = [type(node).__name__ for node in self._optimized.expr.walk()]
-        told = repr([nodes, self._optimized.npartitions, self._together, str(self.schema)])
+        told = repr([nodes, self._optimized.npartitions, self._together, str(self.schema), CODEC, pa.__version__])
         return hashlib.blake2b(told.encode(), digest_size=4).hexdigest()
 
     @property

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -147,7 +146,8 @@ def climate():
             "t2m": (dims, random.standard_normal((50, 6, 8)).astype("f4"), {"units": "K"}),
             "wind": (("lat", "time"), random.standard_normal((6, 50))),
             "rainy": ("time", np.arange(50) % 3 == 0),
-            "when": ("time", pd.date_range("2001", periods=50, freq="h")),
+            "when": ("time", pd.date_range("2001", periods=50, freq="h") + pd.to_timedelta(np.arange(50), "ns")),
+            "since": ("time", pd.to_timedelta(np.arange(50) * 3, "ns")),
             "area": (("lat", "lon"), np.ones((6, 8))),
         },
         coords={
@@ -223,41 +223,42 @@ def test_what_grids_cannot_be_spooled(tmp_path):
 
 
 SLOW = """
-import sys, time, dtk, dask
-from dtk.sources import spool_table, spool_grid
+import sys, time, dask, dtk
+from dtk.sources import spool_grid, spool_table
 
 spool_table.FILE_NBYTES, spool_grid.CHUNK_NBYTES, spool_grid.PIECE_NBYTES = 1, 1000, 1000
 source, target, delay_s = sys.argv[1], sys.argv[2], float(sys.argv[3])
 
-def wait(part):
-    time.sleep(DELAY_S)
+
+def slowly(part):
+    time.sleep(0)  # which is longer in the process that is killed; the function is the same
     return part
 
-DELAY_S = 0.0
+
+sleep = time.sleep
+time.sleep = lambda _: sleep(delay_s)
 data = dtk.open(source)
 if hasattr(data, "data_vars"):
-    data = data.chunk({"time": 5}).map_blocks(wait, template=data.chunk({"time": 5}))
+    data = (data - data.t2m.mean("time")).chunk({"time": 5})
+    data = data.map_blocks(slowly, template=data)
 else:
-    data = data.repartition(npartitions=8).map_partitions(wait, meta=data._meta)
-data_identity = spool_table if delay_s else None
-spool = dtk.spool
-import builtins
-real_sleep = time.sleep
-time.sleep = lambda _: real_sleep(delay_s)
+    data = data[data.s.isin({"abc", "b", "c"})].repartition(npartitions=8)
+    data = data.map_partitions(slowly, meta=data._meta)
 with dask.config.set(num_workers=1):
-    spool(data, target)
+    dtk.spool(data, target)
 """
 
 
-@pytest.mark.parametrize("kind", ["table", "grid"])
+@pytest.mark.parametrize("kind", ["table", pytest.param("grid", marks=pytest.mark.slow)])
 def test_a_killed_process_is_gone_on_with_where_it_stopped(table, tmp_path, kind):
+    """Also in another process, whose sets are in another order."""
     source = table
     if kind == "grid":
         source = tmp_path / "in.zarr"
         climate()[["t2m"]].to_zarr(source, zarr_format=2, consolidated=True)
     (tmp_path / "slow.py").write_text(SLOW)
     command = [sys.executable, "-W", "ignore", str(tmp_path / "slow.py"), str(source), str(tmp_path / "out")]
-    process = subprocess.Popen([*command, "0.5"])
+    process = subprocess.Popen([*command, "0.3"])
     try:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("out.partial-*/_records/*.json"))) < 3:
@@ -265,7 +266,7 @@ def test_a_killed_process_is_gone_on_with_where_it_stopped(table, tmp_path, kind
             assert time.monotonic() < deadline
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         process.wait()
     (partial,) = tmp_path.glob("out.partial-*")
     recorded = [json.loads(path.read_text()) for path in partial.glob("_records/*.json")]
@@ -276,9 +277,10 @@ def test_a_killed_process_is_gone_on_with_where_it_stopped(table, tmp_path, kind
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in names} == before
     spooled = dtk.open(tmp_path / "out")
     if kind == "table":
-        assert spooled.i.compute().tolist() == list(range(ROWS))
+        assert spooled.i.compute().tolist() == [number for number in range(ROWS) if number % 7]
     else:
-        xr.testing.assert_identical(spooled.load(), climate()[["t2m"]])
+        expected = climate()[["t2m"]] - climate().t2m.mean("time")
+        xr.testing.assert_allclose(spooled.load(), expected, atol=1e-5)
     assert not list(tmp_path.glob("out.*"))
     assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith(".") or "_records" in str(path)]
 
@@ -536,22 +538,6 @@ def test_half_a_spool_in_an_object_store_is_passed_over(table, bucket, tmp_path,
         dtk.open(f"{bucket}/out")
     flag.unlink()
     assert dtk.spool(data, f"{bucket}/out").i.compute().tolist() == list(range(ROWS))
-
-
-def test_the_identity_of_computed_data_is_the_same_in_another_process(table, tmp_path):
-    script = (
-        "import sys, dtk; from dtk.sources import spool_table, spool_grid\n"
-        "data = dtk.open(sys.argv[1]); data = data[data.s.isin({'abc', 'b', 'c'})].shuffle('i')\n"
-        "grid = dtk.open(sys.argv[2]); grid = grid - grid.t2m.mean('time')\n"
-        "print(spool_table.TableWork.of(data).identity, spool_grid.GridWork.of(grid, None).identity)\n"
-    )
-    climate()[["t2m"]].to_zarr(tmp_path / "in.zarr", zarr_format=2, consolidated=True)
-    run = [sys.executable, "-W", "ignore", "-c", script, table, str(tmp_path / "in.zarr")]
-    found = {
-        subprocess.run(run, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True).stdout
-        for seed in "12"
-    }
-    assert len(found) == 1
 
 
 def test_nothing_is_computed_to_refuse(table, tmp_path):

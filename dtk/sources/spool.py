@@ -13,7 +13,7 @@ from dtk.errors import ArgumentError, DiskLimitError
 from dtk.memory import format_nbytes, parse_nbytes
 from dtk.sources.spool_manifest import Manifest, Piece
 from dtk.sources.spool_place import Place
-from dtk.sources.spool_staging import Staging, begun_nbytes
+from dtk.sources.spool_staging import Staging, begun_nbytes, unfinished
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -138,7 +138,7 @@ def spool(
     _check_inputs(place, work)
     identity = work.identity or uuid.uuid4().hex
     _check_room(place, identity, work, limit)
-    staging = Staging.of(place, identity, work.layout, limit)
+    staging = Staging.of(place, identity, work.layout, limit, published)
     try:
         pieces = _write(work, staging, sys.stderr.isatty() if progress is None else progress)
         data_name = "." if place.is_local else os.path.basename(staging.directory)
@@ -209,10 +209,12 @@ def _check_room(place: Place, identity: str, work: Work, max_nbytes: int | None)
             " will take; allow more, or spool fewer rows or columns"
         )
     if free is not None and estimated - begun_nbytes(place, identity) > free:
+        left = unfinished(place)
+        hint = f" ({', '.join(left)} {'is' if len(left) == 1 else 'are'} unfinished)" if left else ""
         raise DiskLimitError(
             f"path={place.path!r} has {format_nbytes(free)} free, which is less than the about"
-            f" {format_nbytes(estimated)} that the spool will take; free some, give another path, or spool fewer rows"
-            " or columns"
+            f" {format_nbytes(estimated)} that the spool will take; free some{hint}, give another path, or spool fewer"
+            " rows or columns"
         )
 
 

@@ -23,7 +23,7 @@ from dtk.sources.spool_manifest import MANIFEST, Manifest, Piece
 from dtk.sources.spool_place import RECORDS, UNPUBLISHED, Place, sizes_below
 from dtk.sources.write import publish
 
-__all__ = ["Staging", "begun_nbytes"]
+__all__ = ["Staging", "begun_nbytes", "unfinished"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class Staging:
     max_nbytes: int | None
 
     @classmethod
-    def of(cls, place: Place, identity: str, layout: str, max_nbytes: int | None) -> Staging:
+    def of(
+        cls, place: Place, identity: str, layout: str, max_nbytes: int | None, published: Manifest | None = None
+    ) -> Staging:
         """Name the place for the pieces of one spool until it is complete.
 
         Parameters
@@ -66,6 +68,8 @@ class Staging:
             Hash of how it is cut.
         max_nbytes : int or None
             Bytes that it may take.
+        published : Manifest, optional
+            Of the spool that is there.
 
         Returns
         -------
@@ -73,8 +77,12 @@ class Staging:
             Nothing is made there.
         """
         token = f"{identity}-{layout}"
-        directory = f"{place.root}.partial-{token}" if place.is_local else f"{place.root}/{UNPUBLISHED}{token}"
-        return cls(place, token, directory, max_nbytes)
+        if place.is_local:
+            return cls(place, token, f"{place.root}.partial-{token}", max_nbytes)
+        name = f"{UNPUBLISHED}{token}"
+        if published is not None and published.data == name:  # the same again, beside it
+            name += "-again"
+        return cls(place, token, f"{place.root}/{name}", max_nbytes)
 
     def put(self, number: int, num_rows: int, objects: Mapping[str, bytes]) -> Piece:
         """Write a piece, each object whole or not at all.
@@ -186,6 +194,8 @@ class Staging:
                 self._write(f"{self.directory}/{MANIFEST}", manifest.to_json())
             publish(self.directory, self.place.root, self.token)
             shutil.rmtree(f"{self.place.root}/{RECORDS}")
+            for directory in unfinished(self.place, self.token.rpartition("-")[0]):  # the same, cut otherwise
+                shutil.rmtree(directory)
             return
         older = self.place.manifest()
         self._write(f"{self.place.root}/{MANIFEST}", manifest.to_json())
@@ -283,8 +293,25 @@ def begun_nbytes(place: Place, identity: str) -> int:
     int
         Bytes of its pieces.
     """
-    directories = glob.glob(f"{glob.escape(place.root)}.partial-{identity}-*")
-    return sum(Staging(place, "", directory, None).written_nbytes() for directory in directories)
+    return sum(Staging(place, "", directory, None).written_nbytes() for directory in unfinished(place, identity))
+
+
+def unfinished(place: Place, identity: str = "*") -> list[str]:
+    """List what interrupted spools have left beside a place.
+
+    Parameters
+    ----------
+    place : Place
+        On a disk.
+    identity : str
+        Hash of what is spooled; any if left out.
+
+    Returns
+    -------
+    list of str
+        Directories.
+    """
+    return sorted(glob.glob(f"{glob.escape(place.root)}.partial-{identity}-*"))
 
 
 def _digest(content: bytes) -> str:

@@ -327,11 +327,13 @@ def test_a_damaged_piece_is_written_again(interrupted, tmp_path, damage):
         path.write_bytes(content if damage == "flipped" else content[:-5])
     (partial / ".part-00009.parquet.0123").write_text("what a killed process left")
     (partial / "_records" / "0000009.99999999999.begun").touch()
+    partial.with_name(f"{partial.name[:-8]}01234567").mkdir()  # of a time when it was cut otherwise
     spooled = dtk.spool(data, tmp_path / "out", max_nbytes="1 MB")
     assert spooled.i.compute().tolist() == list(range(ROWS))
     after = inodes(tmp_path / "out")
     assert {name for name in before if after[name] != before[name]} == {path.name}
     assert not list((tmp_path / "out").glob(".*"))
+    assert not list(tmp_path.glob("out.*"))
 
 
 def test_a_complete_spool_is_taken_as_it_is(table, tmp_path, small_pieces):
@@ -491,6 +493,8 @@ def test_a_disk_that_fills_leaves_the_old_as_it_was(table, small_disk, small_pie
     assert not list(partial.glob(".*"))
     with pytest.raises(DiskLimitError, match=r"has .* free, which is less than the about .* that the spool will take"):
         dtk.spool(xr.Dataset({"x": ("time", np.random.default_rng(0).random(400_000))}), small_disk / "grid")
+    with pytest.raises(DiskLimitError, match=r"free some \(.*/out\.partial-.* is unfinished\), give another path"):
+        dtk.spool(pd.DataFrame({"x": np.random.default_rng(0).random(400_000)}), small_disk / "out", overwrite=True)
 
 
 @pytest.fixture
@@ -508,6 +512,11 @@ def test_an_object_store(table, bucket, small_pieces):
     assert memory.find("/bucket/out") == first
     assert len(first) == 9
     assert sorted(spooled.i.compute()) == list(range(ROWS))
+    for _ in range(2):  # the old one stays whole until the new one is there, though they are of the same data
+        before = memory.find("/bucket/out")
+        spooled = dtk.spool(opened(table).shuffle("i"), f"{bucket}/out", overwrite=True)
+        assert not set(before[:-1]) & set(memory.find("/bucket/out"))
+        assert sorted(spooled.i.compute()) == list(range(ROWS))
     loader = dtk.Loader(f"{bucket}/out", inputs=["x"], global_batch_size=100)
     assert sum(len(batch["inputs"]) for batch in loader) == ROWS
     with pytest.raises(ArgumentError, match="holds a spool of other data"):

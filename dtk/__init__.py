@@ -14,6 +14,7 @@ from dtk.errors import (
     ClusterError,
     DataError,
     DependencyError,
+    DiskLimitError,
     DtkError,
     MemoryLimitError,
     NotFoundError,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at
     from dtk.loader import Loader
     from dtk.preparation import TablePreparation
     from dtk.runtime import connect
-    from dtk.sources import Window, open, split, write_parquet
+    from dtk.sources import Window, open, split, spool, write_parquet
     from dtk.training import launch, train
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "ClusterError",
     "DataError",
     "DependencyError",
+    "DiskLimitError",
     "DtkError",
     "Loader",
     "MemoryLimitError",
@@ -56,6 +58,7 @@ __all__ = [
     "open",
     "profile",
     "split",
+    "spool",
     "train",
     "write_parquet",
 ]
@@ -76,6 +79,7 @@ _LAZY: Final = {
     "open": "dtk.sources",
     "profile": "dtk.analytics",
     "split": "dtk.sources",
+    "spool": "dtk.sources",
     "train": "dtk.training",
     "write_parquet": "dtk.sources",
 }

@@ -9,6 +9,7 @@
     ├── SourceError (TypeError)       spool first: the ranks cannot read this expression block by block
     ├── BundleError (ValueError)      use another bundle: damaged, newer, or in need of a class
     ├── MemoryLimitError (MemoryError)  give more memory, or ask for less
+    ├── DiskLimitError (OSError)      free some disk, or write elsewhere
     ├── ClusterError (RuntimeError)   mend the cluster: none, too small, or a worker is lost
     ├── RankError (RuntimeError)      read the rank's traceback: it raised, died or hung
     └── DependencyError (ImportError) install the named extra
@@ -24,6 +25,7 @@ __all__ = [
     "ClusterError",
     "DataError",
     "DependencyError",
+    "DiskLimitError",
     "DtkError",
     "MemoryLimitError",
     "NotFoundError",
@@ -63,6 +65,12 @@ class MemoryLimitError(DtkError, MemoryError):
     """A plan or a process needs more memory than its share."""
 
     __new__ = Exception.__new__  # type: ignore[assignment]  # for the same reason
+
+
+class DiskLimitError(DtkError, OSError):
+    """What is written takes more disk than there is, or than it may take."""
+
+    __new__ = OSError.__new__  # type: ignore[assignment]
 
 
 class ClusterError(DtkError, RuntimeError):

@@ -44,6 +44,7 @@ def test_every_error_is_a_dtk_error_and_but_for_the_base_a_builtin(kind):
         (errors.NotFoundError, errors.DataError),
         (errors.SourceError, TypeError),
         (errors.MemoryLimitError, MemoryError),
+        (errors.DiskLimitError, OSError),
         (errors.ClusterError, RuntimeError),
         (errors.DependencyError, ImportError),
     ],

@@ -393,7 +393,7 @@ def test_what_reads_or_computes_is_noticed(unreadable, nothing_computed):
         (lambda data: classifier().fit(da.zeros((10, 2)), np.zeros(10)), "this estimator takes tables"),
         (lambda data: classifier().fit(xr.Dataset({"x": ("time", np.zeros(3))}), "x"), "this estimator takes tables"),
         (lambda data: classifier(target="late").fit("no/such/path"), "no/such/path"),
-        (lambda data: classifier(target="late").fit(data.sort_values("wind")), r"dtk\.write_parquet"),
+        (lambda data: classifier(target="late").fit(data.sort_values("wind")), r"dtk\.spool"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_runs(unreadable, nothing_computed, fit, text):

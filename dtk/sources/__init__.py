@@ -9,6 +9,7 @@ from dtk.sources.parquet import ParquetSource
 from dtk.sources.schema import schema_of
 from dtk.sources.source import Source, TableSource, as_source, chunk_groups, readable
 from dtk.sources.split import split
+from dtk.sources.spool import spool
 from dtk.sources.window import Window
 from dtk.sources.write import write_parquet
 
@@ -25,5 +26,6 @@ __all__ = [
     "readable",
     "schema_of",
     "split",
+    "spool",
     "write_parquet",
 ]

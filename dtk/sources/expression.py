@@ -20,7 +20,6 @@ import pyarrow as pa
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 
 from dtk.errors import DataError, DtkError, SourceError
-from dtk.memory import format_nbytes
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import FrameReader, Read
 from dtk.sources.facts import changed_columns, column_facts, short_digest
@@ -252,7 +251,9 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
     expr = with_chosen_partitions(data.expr)
     reason = refusal(expr)
     if reason:
-        raise SourceError(f"{reason}; {_spool_remedy(list(expr.find_operations(ReadParquet)))}")
+        from dtk.sources.spool_size import spool_remedy
+
+        raise SourceError(f"{reason}; {spool_remedy(expr)}")
     leaf = max(expr.find_operations(ReadParquet), key=lambda leaf: len(leaf.columns))
     read = Read(leaf)
     reader = read.reader(read.source(list(leaf.columns))[0])
@@ -287,14 +288,6 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
         has_own_functions=has_own_functions(template),
     )
     return replace(source, schema=_schema_of(source, template._meta, expr))
-
-
-def _spool_remedy(reads: Sequence[Any]) -> str:
-    nbytes = 0
-    for leaf in reads:
-        nbytes = max(nbytes, Read(leaf).source(list(leaf.columns))[0].decoded_nbytes)
-    size = f" (about {format_nbytes(nbytes)} before compression)" if nbytes else ""
-    return f"write it once with dtk.write_parquet(data, path){size} and open that"
 
 
 def _over_chunk(expr: Any, leaf: Any, reader: FrameReader) -> Any:

@@ -13,11 +13,14 @@ from typing import Any, Final
 import dask.dataframe.dask_expr._expr as operations
 from dask._expr import Expr
 from dask.base import tokenize
+from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.tokenize import normalize_object, normalize_token
 
 __all__ = ["expression_identity", "has_own_functions"]
 
 KNOWN_PACKAGES: Final = sys.stdlib_module_names | {"dask", "dtk", "numpy", "pandas", "pyarrow"}
+
+CACHES: Final = ("_dataset_info_cache", "_pq_length_stats")  # of a Parquet read
 
 
 def expression_identity(expr: Any) -> str:
@@ -117,6 +120,8 @@ def _parts(value: Any) -> list[Any] | None:
 def _operands(expr: Any) -> list[Any]:
     if isinstance(expr, operations._DelayedExpr):
         return [getattr(task, "value", task) for task in expr._layer().values()]
+    if isinstance(expr, ReadParquet):  # of the files, their sizes and times
+        return [expr.checksum, *(expr.operand(name) for name in expr._parameters if name not in CACHES)]
     return list(expr.operands)
 
 

@@ -16,6 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dtk.errors import ArgumentError, DataError, NotFoundError
 from dtk.sources.columns import close_to
+from dtk.sources.spool_manifest import spooled_root
 
 __all__ = ["FORMATS", "Listing", "compression_of", "hive_types", "list_files"]
 
@@ -91,6 +92,9 @@ def list_files(path: str | os.PathLike[str], *, format: str | None = None) -> Li
     if isinstance(filesystem, LocalFileSystem):
         filesystem = None
     fs = filesystem or LocalFileSystem()
+    if filesystem is not None:  # a spool on a local disk is what its directory holds
+        data = spooled_root(root, fs)
+        path, root = path.rstrip("/") + data[len(root.rstrip("/")) :] if data != root else path, data
     is_there = fs.exists(root)  # before its name is taken for a pattern
     if not is_there and any(wildcard in root for wildcard in "*?["):
         found = [name for name in fs.glob(root) if not _is_hidden(os.path.basename(name))]

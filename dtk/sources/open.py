@@ -23,14 +23,15 @@ from dtk.sources.dask_read import hive_values
 from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.schema import row_nbytes
+from dtk.sources.spool_cache import zarr_store
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open", "open_source"]
+__all__ = ["open", "open_listing", "open_source"]
 
 PARTITION_NBYTES: Final = 64 * 2**20
-TEXT_NBYTES: Final = 32  # of a value of a column without a fixed width, as a guess
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
 CSV_LEAST_ROWS: Final = 1000
 NULLABLE: Final = {"int64": "Int64", "uint64": "UInt64", "bool": "boolean"}
@@ -67,7 +68,31 @@ def open(
     ArgumentError
         If the format is unknown or a column is not there.
     """
-    listing = list_files(path, format=format)
+    return open_listing(list_files(path, format=format), columns)
+
+
+def open_listing(listing: Listing, columns: Sequence[str] | None = None) -> dd.DataFrame | xr.Dataset:
+    """Open files that were found.
+
+    Parameters
+    ----------
+    listing : Listing
+        The files.
+    columns : sequence of str, optional
+        Which columns (or variables), in order; all if None.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame or xarray.Dataset
+        As of `open`.
+
+    Raises
+    ------
+    DataError
+        If they are empty, damaged, or their columns differ.
+    ArgumentError
+        If a column is not there.
+    """
     openers: dict[str, Callable[[Listing, Sequence[str] | None], Any]]
     openers = {"parquet": _open_parquet, "csv": _open_csv, "zarr": _open_zarr, "netcdf": _open_netcdf}
     data: dd.DataFrame | xr.Dataset = openers[listing.format](listing, columns)
@@ -100,7 +125,7 @@ def open_source(path: str, *, columns: Sequence[str] | None = None) -> ParquetSo
     """
     listing = list_files(path)
     if listing.format != "parquet":
-        remedy = "write it once with dtk.write_parquet(dtk.open(path), new_path) and open that"
+        remedy = f"write it once with dtk.spool({path!r}, new_path) and use what that returns"
         raise SourceError(f"{path} is {listing.format}, which ranks cannot read row by row in place; {remedy}")
     footers, types = _checked_footers(listing)
     names = _visible_columns(footers[0].schema, types)
@@ -157,29 +182,13 @@ def _partitioning(footers: Sequence[Footer]) -> dict[str, Any]:
     num_rows = sum(int(footer.group_rows.sum()) for footer in footers)
     num_groups = sum(len(footer.group_rows) for footer in footers)
     encoded_nbytes = sum(int(footer.decoded_nbytes.sum()) for footer in footers)
-    rows = max(1, int(PARTITION_NBYTES / _row_nbytes(footers[0].schema)))
+    rows = max(1, int(PARTITION_NBYTES / row_nbytes(footers[0].schema)))
     if num_rows / len(footers) > rows:
         return {"split_row_groups": max(1, int(rows / (num_rows / num_groups)))}
     if len(footers) > 1 and num_rows / len(footers) < rows / 8:
         blocksize = max(1, int(rows * encoded_nbytes / num_rows))
         return {"split_row_groups": "adaptive", "blocksize": blocksize, "aggregate_files": True}
     return {"split_row_groups": False}
-
-
-def _row_nbytes(schema: pa.Schema) -> float:
-    """Estimate what a row takes in a pandas frame.
-
-    >>> _row_nbytes(pa.schema({"x": pa.float32(), "name": pa.string()}))
-    36.0
-    """
-    return sum(TEXT_NBYTES if _is_variable(kind) else kind.bit_width / 8 for kind in schema.types) or 1.0
-
-
-def _is_variable(kind: pa.DataType) -> bool:
-    try:
-        return not kind.bit_width
-    except ValueError:
-        return True
 
 
 def _open_csv(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:
@@ -234,7 +243,7 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
             f"{listing.path} is a bare Zarr array without names of dimensions; write it with"
             " xarray.Dataset({'values': (dims, array)}).to_zarr(path)"
         )
-    store = root if listing.filesystem is None else listing.path
+    store = zarr_store(listing)
     try:
         data = xr.open_zarr(store, chunks={}, consolidated=consolidated)
         shards = {

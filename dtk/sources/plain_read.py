@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from dtk.errors import SourceError
+from dtk.memory import format_nbytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +25,6 @@ __all__ = ["PlainRead", "plain_read"]
 
 _WRAPPERS: Final = frozenset({"MemoryCachedArray", "CopyOnWriteArray", "ImplicitToExplicitIndexingAdapter"})
 _ELEMENTWISE: Final = frozenset({"_apply_mask", "_scale_offset_decoding"})  # of xarray.coding.variables
-_REMEDY: Final = "write it with dtk.spool(data, path), or leave it out"
 
 Selection = tuple[slice | int, ...]
 
@@ -76,7 +76,9 @@ def plain_read(name: Hashable, variable: xr.Variable) -> PlainRead:
             root, selection = data, None
         return _unwrapped(root, selection)
     except _NotPlain as reason:
-        raise SourceError(f"variable {name!r} is not read from Zarr as it lies: {reason}; {_REMEDY}") from None
+        size = f"about {format_nbytes(variable.nbytes)} before compression"
+        remedy = f"write it once with dtk.spool(data, path) ({size}) and use what that returns, or leave it out"
+        raise SourceError(f"variable {name!r} is not read from Zarr as it lies: {reason}; {remedy}") from None
 
 
 class _NotPlain(Exception):  # noqa: N818 - it never leaves this module

@@ -19,7 +19,7 @@ from dask.dataframe.utils import has_known_categories
 from dtk.errors import SourceError
 from dtk.sources.source import Source, as_source, readable
 
-__all__ = ["arrow_schema", "arrow_type", "schema_of", "stored_type", "table_of_frame"]
+__all__ = ["arrow_schema", "arrow_type", "row_nbytes", "schema_of", "stored_type", "table_of_frame"]
 
 # Operations that choose, order or join rows, and leave the values of a column that keeps its name as they are.
 ROW_MOVING: Final = (
@@ -40,6 +40,7 @@ ROW_MOVING: Final = (
     operations.Sample,
     operations.Tail,
 )
+TEXT_NBYTES: Final = 32  # of a value of a column without a fixed width, as a guess
 RENAMING: Final = (operations.AddPrefix, operations.AddSuffix, operations.ColumnsSetter, operations.RenameFrame)
 
 
@@ -130,6 +131,34 @@ def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.
     else:
         found = pa.Schema.from_pandas(column.iloc[:0].to_frame(), preserve_index=False).field(0).type
     return pa.string() if pa.types.is_large_string(found) else found
+
+
+def row_nbytes(schema: pa.Schema) -> float:
+    """Estimate what a row takes in a pandas frame.
+
+    Parameters
+    ----------
+    schema : pa.Schema
+        Its columns.
+
+    Returns
+    -------
+    float
+        Bytes, with a guess for values without a fixed width.
+
+    Examples
+    --------
+    >>> row_nbytes(pa.schema({"x": pa.float32(), "name": pa.string()}))
+    36.0
+    """
+    return sum(TEXT_NBYTES if _is_variable(kind) else kind.bit_width / 8 for kind in schema.types) or 1.0
+
+
+def _is_variable(kind: pa.DataType) -> bool:
+    try:
+        return not kind.bit_width
+    except ValueError:
+        return True
 
 
 def stored_type(expr: Any, name: str) -> pa.DataType | None:

@@ -28,7 +28,7 @@ from dask.utils import parse_bytes
 from dtk.errors import ArgumentError, DataError
 from dtk.sources.schema import arrow_schema, table_of_frame
 
-__all__ = ["write_parquet"]
+__all__ = ["as_frame", "carries_state", "overlaps", "paths_read", "publish", "write_parquet"]
 
 PART_NBYTES: Final = parse_bytes("128 MiB")
 LABEL: Final = "write-parquet"
@@ -79,13 +79,13 @@ def write_parquet(
     target = _checked_target(path, overwrite)
     if row_group_rows < 1:
         raise ArgumentError(f"row_group_rows={row_group_rows} must be at least 1")
-    table = _as_frame(frame)
+    table = as_frame(frame)
     repeated = table.columns[table.columns.duplicated()]
     if len(repeated):
         raise ArgumentError(f"frame has the column {repeated[0]!r} twice; rename one")
-    if os.path.lexists(target) and any(_overlap(read, target) for read in _paths_read(table.expr)):
+    if os.path.lexists(target) and any(overlaps(read, target) for read in paths_read(table.expr)):
         raise ArgumentError(f"path={os.fspath(path)!r} holds files that frame is read from; write elsewhere")
-    identity, is_resumable = _identity(table.expr, {}), _carries_state(table.expr)
+    identity, is_resumable = _identity(table.expr, {}), carries_state(table.expr)
     schema = arrow_schema(table)
     table = table.optimize()
     token = tokenize(identity, str(schema), row_group_rows, None if is_resumable else uuid.uuid4().hex)[:16]
@@ -104,7 +104,7 @@ def write_parquet(
         if not is_resumable:  # what it read may change until the next attempt, so that its parts are of no use
             shutil.rmtree(partial_path, ignore_errors=True)
         raise
-    _publish(partial_path, target, token)
+    publish(partial_path, target, token)
     return target
 
 
@@ -127,8 +127,19 @@ def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> str:
     return target
 
 
-def _paths_read(expr: Expr) -> Iterator[str]:
-    """List the local paths that a lazy table is read from: those of its reads, and those handed to its functions."""
+def paths_read(expr: Expr) -> Iterator[str]:
+    """List the local paths that a lazy table is read from.
+
+    Parameters
+    ----------
+    expr : Expr
+        Of a Dask DataFrame.
+
+    Yields
+    ------
+    str
+        Paths of its reads, and those handed to its functions.
+    """
     for node in expr.walk():
         if isinstance(node, ReadParquet):
             info = node._dataset_info  # of a read through fsspec, or of one through pyarrow alone
@@ -159,8 +170,21 @@ def _paths_in(value: Any) -> Iterator[str]:
             yield from _paths_in(part)
 
 
-def _overlap(read: str, target: str) -> bool:
-    """Tell whether replacing a directory would take away a file, or files of a directory, also through links."""
+def overlaps(read: str, target: str) -> bool:
+    """Tell whether replacing a directory would take away what is read.
+
+    Parameters
+    ----------
+    read : str
+        A file or a directory.
+    target : str
+        The directory to be replaced.
+
+    Returns
+    -------
+    bool
+        True if one lies in the other, also through links.
+    """
     targets = (target, os.path.realpath(target))
     for path in (os.path.abspath(read), os.path.realpath(read)):
         for directory in targets:
@@ -173,7 +197,24 @@ def _is_within(path: str, directory: str) -> bool:
     return os.path.commonpath([path, directory]) == directory
 
 
-def _as_frame(frame: Any) -> dd.DataFrame:
+def as_frame(frame: Any) -> dd.DataFrame:
+    """Turn a table into a Dask DataFrame whose columns are all there is to write.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame, pandas.DataFrame or a Series
+        The table.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        With a named index as a column, and columns that are named by strings.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no table.
+    """
     if isinstance(frame, (pd.Series, dd.Series)):
         frame = frame.to_frame(frame.name if frame.name is not None else "value")
     if isinstance(frame, pd.DataFrame):
@@ -190,8 +231,19 @@ def _as_frame(frame: Any) -> dd.DataFrame:
     return renamed
 
 
-def _carries_state(expr: Expr) -> bool:
-    """Tell whether the identity of a table changes when what it reads does: not so for functions of the user's own."""
+def carries_state(expr: Expr) -> bool:
+    """Tell whether the identity of a table changes when what it reads does.
+
+    Parameters
+    ----------
+    expr : Expr
+        Of a Dask DataFrame.
+
+    Returns
+    -------
+    bool
+        False if functions of the user's own read.
+    """
     leaves = [node for node in expr.walk() if not node.dependencies()]
     return all(isinstance(leaf, (ReadParquet, FromPandas)) or _is_constant(leaf) or _is_csv(leaf) for leaf in leaves)
 
@@ -251,7 +303,18 @@ def _write_part(part: tuple[int, pd.DataFrame], *, directory: str, schema: pa.Sc
     return len(frame)
 
 
-def _publish(partial_path: str, target: str, token: str) -> None:
+def publish(partial_path: str, target: str, token: str) -> None:
+    """Give a directory its name, in place of an older one.
+
+    Parameters
+    ----------
+    partial_path : str
+        The directory.
+    target : str
+        Its name, on the same disk.
+    token : str
+        A part of the name that the older one has for a moment.
+    """
     for name in os.listdir(partial_path):  # what a killed process left
         if name.startswith("."):
             os.remove(f"{partial_path}/{name}")

@@ -185,7 +185,7 @@ def test_data_that_ranks_cannot_read_is_refused_before_a_cluster_starts(tmp_path
     (tmp_path / "data.csv").write_text("x,y\n1.5,2.5\n2.5,3.5\n")
     (found,) = mistakes(f"data: {tmp_path}/data.csv\ntarget: y\n")
     assert found.startswith("data: ")
-    assert "write_parquet" in found
+    assert "dtk.spool" in found
 
 
 def test_paths_are_relative_to_the_spec(tmp_path, flights):

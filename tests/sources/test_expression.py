@@ -323,9 +323,8 @@ def test_refused_with_the_remedy(path, name):
     with pytest.raises(SourceError) as caught:
         as_source(REFUSED[name](dd.read_parquet(path, index=False)))
     assert name in str(caught.value)
-    assert "dtk.write_parquet(data, path)" in str(caught.value)
-    if name != "FromPandas":
-        assert "KiB before compression" in str(caught.value)
+    assert "write it once with dtk.spool(data, path) (about " in str(caught.value)
+    assert "B before compression" in str(caught.value)
 
 
 def test_two_reads_are_refused(path, tmp_path):

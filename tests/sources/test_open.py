@@ -92,7 +92,7 @@ def test_csv(tmp_path, suffix):
     data = open_data(tmp_path / f"x.csv{suffix}")
     assert isinstance(data, dd.DataFrame)
     assert data.compute().a.tolist() == list(range(10))
-    with pytest.raises(SourceError, match=r"is csv, .*dtk\.write_parquet"):
+    with pytest.raises(SourceError, match=r"is csv, .*dtk\.spool"):
         as_source(tmp_path / f"x.csv{suffix}")
 
 

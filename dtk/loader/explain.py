@@ -41,11 +41,12 @@ def explain(plan: Plan, ranks: Sequence[int]) -> str:
             f"shuffled with seed {order.seed}; pool of {plan.pool_rows:,} rows "
             f"({plan.pool_rows / mean:.1f} chunks) in {order.num_shards} shards"
         )
+    requests = f" in {plan.requests:,} requests" if plan.requests else ""
     lines = [
         f"rows     {order.num_rows:,} in {plan.num_chunks:,} chunks",
         f"steps    {plan.num_steps:,} of {order.global_batch_size:,} samples; {tail}",
         f"order    {shuffle}",
-        f"reads    {format_nbytes(plan.epoch_nbytes)} an epoch",
+        f"reads    {format_nbytes(plan.epoch_nbytes)} an epoch{requests}",
         f"memory   at most {format_nbytes(plan.memory_limit_nbytes)} a rank",
         "",
         f"{'ranks':>5}  {'batch':>7}  {'memory a rank':>13}  {'decodes a sample':>16}",

@@ -360,6 +360,7 @@ class Loader:
             num_threads=self._read_threads or _default_threads(),
             decode_nbytes=plan.decode_nbytes,
             chunk_nbytes=plan.chunk_nbytes,
+            fetch_nbytes=plan.fetch_nbytes,
             scratches=self._scratches,
         )
         counted_nbytes = 0

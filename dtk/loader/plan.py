@@ -41,6 +41,10 @@ class Plan:
         An int64 ``[chunks]``: bytes that a chunk takes from when it is read until its rows are in the ring.
     memory_limit_nbytes : int
         Bytes that a rank's loader may hold.
+    fetch_nbytes : int
+        Bytes of a remote source that a rank fetches ahead of decoding; 0 for a local one.
+    requests : int
+        About how many requests to a remote store an epoch takes that reads each chunk once; 0 for a local source.
     """
 
     source_identity: str
@@ -49,6 +53,8 @@ class Plan:
     epoch_nbytes: int
     chunk_nbytes: Integers
     memory_limit_nbytes: int
+    fetch_nbytes: int = 0
+    requests: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -144,7 +150,8 @@ class Plan:
         Returns
         -------
         int
-            Bytes: the ring, the places of the rows that are being decoded, and the decoded chunks.
+            Bytes: the ring, the places of the rows that are being decoded, the decoded chunks, and what is fetched
+            ahead.
         """
         order, steps = self.order, self.ring_steps(ranks)
         ring = steps * order.batch_width(ranks) * self.row_nbytes
@@ -152,7 +159,7 @@ class Plan:
         shards = order.num_shards // ranks if order.num_shards % ranks == 0 else order.num_shards // ranks + 2
         destinations = min(shards, order.num_shards) * slots * steps * DESTINATION_NBYTES
         permuting = min(order.fill_rows, order.num_rows) * PERMUTING_NBYTES
-        return ring + destinations + permuting + self.decode_nbytes
+        return ring + destinations + permuting + self.decode_nbytes + self.fetch_nbytes
 
     def decodes_per_sample(self, ranks: int) -> float:
         """Estimate how often a row is decoded in an epoch, by all ranks together.
@@ -236,9 +243,11 @@ class Plan:
         need = self.memory_nbytes(ranks)
         if need > limit:
             largest = int(self.chunk_nbytes.max())
-            # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes.
-            ring, chunk = need - self.decode_nbytes, decode_nbytes(self.chunk_nbytes, 0)
-            enough = 1.05 * max(ring * 4 / 3, ring + chunk)
+            # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes, and an
+            # eighth for what is fetched ahead.
+            ring, chunk = need - self.decode_nbytes - self.fetch_nbytes, decode_nbytes(self.chunk_nbytes, 0)
+            share = 8 / 5 if self.fetch_nbytes else 4 / 3
+            enough = 1.05 * max(ring * share, ring + chunk + self.fetch_nbytes)
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
                 f"its largest chunk ({format_nbytes(largest)} while it is read) and batches of "

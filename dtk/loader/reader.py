@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dtk.errors import DataError, NotFoundError
+from dtk.errors import DataError, FetchError, NotFoundError
+from dtk.loader.ahead import Ahead, give_up
 from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order
@@ -22,6 +23,7 @@ from dtk.sources.zarr_read import Scratch
 
 if TYPE_CHECKING:
     from dtk.sources import Source
+    from dtk.sources.remote import Fetch
 
 __all__ = ["Reader"]
 
@@ -55,6 +57,8 @@ class Reader:
         Bytes of decoded chunks that all threads hold at a time; a single chunk may be larger.
     chunk_nbytes : numpy.ndarray
         An int64 ``[chunks]``: what each takes of them.
+    fetch_nbytes : int
+        Bytes of a remote source that are fetched ahead of decoding.
     scratches : list of Scratch
         Memory that reads of arrays use, and leave here for the next one.
 
@@ -80,6 +84,7 @@ class Reader:
         num_threads: int,
         decode_nbytes: int,
         chunk_nbytes: Integers,
+        fetch_nbytes: int,
         scratches: list[Scratch],
     ) -> None:
         self._source, self._encoder, self._ring = source, encoder, ring
@@ -92,6 +97,8 @@ class Reader:
         self._next = 0
         self._running: dict[int, int] = {}  # number of a read -> its first step
         self._held_nbytes = 0
+        self._ahead = Ahead(source, columns=self._columns, chunks=schedule.chunk, limit_nbytes=fetch_nbytes)
+        self._fetches: dict[int, Fetch | None] = {}  # number of a running read -> what it waits for
         self._scratches = scratches
         self._error: BaseException | None = None
         self._stopped = False
@@ -130,6 +137,9 @@ class Reader:
         """End all threads, and wait for them."""
         with self._changed:
             self._stopped = True
+            self._ahead.close()
+            for fetch in self._fetches.values():
+                give_up(fetch)
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -150,7 +160,7 @@ class Reader:
         while (number := self._take()) is not None:
             read = self._schedule[number]
             try:
-                has_read = self._execute(read)
+                has_read = self._execute(read, self._fetches[number])
             except BaseException as error:  # the consumer raises it
                 with self._changed:
                     self._error = self._error or _named(error, self._source.describe(read.chunk))
@@ -159,7 +169,7 @@ class Reader:
                 return
             with self._changed:
                 self.read_nbytes += int(self._source.chunk_nbytes[read.chunk]) if has_read else 0
-                del self._running[number]
+                del self._running[number], self._fetches[number]
                 self._held_nbytes -= self._nbytes_of(read.chunk)
                 self._changed.notify_all()
 
@@ -174,6 +184,7 @@ class Reader:
                 if has_room and schedule.last_step[number] < self._step + self._ring.num_steps:
                     self._next += 1
                     self._running[number] = int(schedule.first_step[number])
+                    self._fetches[number] = self._ahead.take()
                     self._held_nbytes += nbytes
                     return number
                 self._changed.wait()
@@ -182,12 +193,14 @@ class Reader:
     def _nbytes_of(self, chunk: int) -> int:
         return int(self._chunk_nbytes[chunk])
 
-    def _execute(self, read: Read) -> bool:
+    def _execute(self, read: Read, fetch: Fetch | None) -> bool:
         """Carry out a read; return False if no row of it is this rank's, and nothing was read."""
         pieces = [(piece, self._places.of(piece)) for piece in read.pieces]
         has_rows = any((places >= 0).any() for _, places in pieces)
-        if has_rows:
-            with self._block(read.chunk) as block:
+        if not has_rows:
+            give_up(fetch)
+        else:
+            with self._block(read.chunk, fetch) as block:
                 if block.num_rows != self._chunk_rows[read.chunk]:
                     raise DataError(
                         f"{block.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
@@ -199,14 +212,15 @@ class Reader:
         return has_rows
 
     @contextmanager
-    def _block(self, chunk: int) -> Iterator[Any]:
+    def _block(self, chunk: int, fetch: Fetch | None) -> Iterator[Any]:
         """Read a chunk: a table, or arrays in memory that the next read overwrites."""
+        fetched = {} if fetch is None else {"fetched": fetch}
         if not isinstance(self._source, ArraySource):
-            yield self._source.read(chunk, self._columns)
+            yield self._source.read(chunk, self._columns, **fetched)
             return
         scratch = self._scratches.pop() if self._scratches else Scratch()  # a list's methods are atomic
         try:
-            yield self._source.read(chunk, self._columns, scratch)
+            yield self._source.read(chunk, self._columns, scratch, **fetched)
         finally:
             self._scratches.append(scratch)
 
@@ -256,7 +270,7 @@ class _Places:
 
 def _named(error: BaseException, where: str) -> BaseException:
     """Name the chunk in an error; what is not about the data, such as a want of memory, stays as it is."""
-    if isinstance(error, MemoryError) or not isinstance(error, Exception):
+    if isinstance(error, MemoryError | FetchError) or not isinstance(error, Exception):
         return error
     if isinstance(error, DataError) and where in str(error):
         return error

@@ -28,7 +28,7 @@ class Ahead:
     chunks : numpy.ndarray
         An int64 ``[reads]``: the chunk of each read, in the order in which they are taken.
     limit_nbytes : int
-        Bytes that may be under way, or there and not yet taken; a single read may be larger.
+        Bytes that may be under way, or there and not yet taken. A read that is larger starts when it is taken.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ class Ahead:
         self._next = 0
         self._started: deque[tuple[Fetch, int]] = deque()
         self._held_nbytes = self.peak_nbytes = 0
-        self._start()
+        self._start(0)
 
     def take(self) -> Fetch | None:
         """Hand over the next read's fetch, and start others in its place.
@@ -55,9 +55,10 @@ class Ahead:
         """
         if self._cost is None:
             return None
+        self._start(1)
         fetch, nbytes = self._started.popleft()
         self._held_nbytes -= nbytes
-        self._start()
+        self._start(0)
         return fetch
 
     def close(self) -> None:
@@ -68,11 +69,12 @@ class Ahead:
             give_up(fetch)
         self._held_nbytes = 0
 
-    def _start(self) -> None:
+    def _start(self, least: int) -> None:
+        """Start fetches while there is room, and so many in any case."""
         while self._cost is not None and self._next < len(self._chunks):
             chunk = int(self._chunks[self._next])
             nbytes = int(self._cost.nbytes[chunk])
-            if self._started and self._held_nbytes + nbytes > self._limit_nbytes:
+            if len(self._started) >= least and self._held_nbytes + nbytes > self._limit_nbytes:
                 return
             self._started.append((self._source.fetch(chunk, self._columns), nbytes))
             self._next += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,23 @@ from dtk.errors import DataError, FetchError
 from dtk.sources.byte_ranges import Span, merged, split
 from dtk.sources.remote import Fetcher, fetcher_of, gathered
 
-__all__ = ["RemoteFiles", "remote_files", "version_of"]
+__all__ = ["RemoteFiles", "SharedTask", "remote_files", "version_of"]
+
+
+@dataclass
+class SharedTask:
+    """A task that several wait for.
+
+    Parameters
+    ----------
+    task : asyncio.Task
+        The task.
+    waiting : int
+        How many wait for it.
+    """
+
+    task: asyncio.Task[Any]
+    waiting: int = 0
 
 
 class RemoteFiles:
@@ -43,7 +60,7 @@ class RemoteFiles:
             filesystem = type(filesystem)(*filesystem.storage_args, **options)
         self._filesystem = filesystem
         self.fetcher: Fetcher = fetcher_of(filesystem.loop)
-        self.footers: dict[tuple[str, str], asyncio.Task[Any]] = {}
+        self.footers: dict[tuple[str, str], SharedTask] = {}
 
     def url(self, path: str) -> str:
         """Return the address of a file, for people.

@@ -16,7 +16,7 @@ from dtk.errors import FetchError
 from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
 from dtk.sources.footers import TAIL_NBYTES, Footer, field_of_leaf, footer_length, parse_footer
 from dtk.sources.remote import FetchCost, gathered
-from dtk.sources.remote_files import RemoteFiles
+from dtk.sources.remote_files import RemoteFiles, SharedTask
 
 __all__ = ["RowGroupBytes", "fetch_cost", "start_row_group"]
 
@@ -96,12 +96,18 @@ async def _row_group(
 
 async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
     """Fetch a footer once for all row groups of its file that are being fetched."""
-    key = (path, version)
-    task = files.footers.get(key)
-    if task is None:
-        task = files.footers[key] = asyncio.ensure_future(_footer(files, path, version, kept))
-        task.add_done_callback(lambda _: files.footers.pop(key, None))
-    return await asyncio.shield(task)  # who gives up must not take it from the others
+    shared = files.footers.get((path, version))
+    if shared is None or shared.task.done():
+        shared = SharedTask(asyncio.ensure_future(_footer(files, path, version, kept)))
+        files.footers[path, version] = shared
+    shared.waiting += 1
+    try:
+        return await asyncio.shield(shared.task)  # who gives up does not take it from the others
+    finally:
+        shared.waiting -= 1
+        if not shared.waiting:
+            shared.task.cancel()
+            files.footers.pop((path, version), None)
 
 
 async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:

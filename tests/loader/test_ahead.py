@@ -124,12 +124,19 @@ def test_fetches_run_ahead_in_order_within_their_bytes():
     assert [chunk for chunk, _ in source.started] == [6, 5]
     ahead.take()
     ahead.take()
-    assert [chunk for chunk, _ in source.started] == [6, 5, 4]  # too large, but alone
-    assert ahead.peak_nbytes == 90
-    ahead.take()
-    assert [chunk for chunk, _ in source.started[3:]] == [3, 2]
+    assert ahead.peak_nbytes == 20
+    ahead.take()  # too large to be ahead of its turn
+    assert [chunk for chunk, _ in source.started] == [6, 5, 4, 3, 2]
     ahead.close()
     assert [future.cancelled() for _, future in source.started] == [False, False, False, True, True]
+
+
+def test_without_bytes_nothing_runs_ahead():
+    source = Slow([10, 10])
+    ahead = Ahead(source, columns=[], chunks=np.array([1, 0]), limit_nbytes=0)
+    assert not source.started
+    ahead.take()
+    assert [chunk for chunk, _ in source.started] == [1]
 
 
 def test_small_fetches_never_exceed_the_limit():

@@ -9,9 +9,10 @@ from typing import Any, Final
 from dtk.loader.segments import Integers
 from dtk.sources.remote import Fetch, FetchCost
 
-__all__ = ["Ahead", "fetch_cost_of", "fetch_limit_nbytes", "give_up"]
+__all__ = ["HELD", "Ahead", "fetch_cost_of", "fetch_limit_nbytes", "give_up"]
 
-_SHARE: Final = 8
+HELD: Final = 2  # bytes that a byte under way takes: HTTP clients put pieces of any size together at the end
+_SHARE: Final = 16
 
 
 class Ahead:
@@ -114,7 +115,7 @@ def fetch_cost_of(source: Any, columns: Sequence[str]) -> FetchCost | None:
 
 
 def fetch_limit_nbytes(nbytes: Integers, limit_nbytes: int) -> int:
-    """Share out memory for what is fetched ahead of decoding; it does not depend on this machine.
+    """Choose how much is fetched ahead of decoding; it does not depend on this machine.
 
     Parameters
     ----------
@@ -126,6 +127,6 @@ def fetch_limit_nbytes(nbytes: Integers, limit_nbytes: int) -> int:
     Returns
     -------
     int
-        An eighth of the limit, but no more than all chunks take, and no less than the largest one.
+        A sixteenth of the limit, but no more than all chunks take, and no less than the largest one.
     """
     return max(min(limit_nbytes // _SHARE, int(nbytes.sum())), int(nbytes.max(initial=0)))

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Final
 
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
+from dtk.loader.ahead import HELD
 from dtk.loader.encoder import Field
 from dtk.loader.explain import explain, warnings_of
 from dtk.loader.order import Order
@@ -159,7 +160,7 @@ class Plan:
         shards = order.num_shards // ranks if order.num_shards % ranks == 0 else order.num_shards // ranks + 2
         destinations = min(shards, order.num_shards) * slots * steps * DESTINATION_NBYTES
         permuting = min(order.fill_rows, order.num_rows) * PERMUTING_NBYTES
-        return ring + destinations + permuting + self.decode_nbytes + self.fetch_nbytes
+        return ring + destinations + permuting + self.decode_nbytes + HELD * self.fetch_nbytes
 
     def decodes_per_sample(self, ranks: int) -> float:
         """Estimate how often a row is decoded in an epoch, by all ranks together.
@@ -245,9 +246,9 @@ class Plan:
             largest = int(self.chunk_nbytes.max())
             # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes, and an
             # eighth for what is fetched ahead.
-            ring, chunk = need - self.decode_nbytes - self.fetch_nbytes, decode_nbytes(self.chunk_nbytes, 0)
-            share = 8 / 5 if self.fetch_nbytes else 4 / 3
-            enough = 1.05 * max(ring * share, ring + chunk + self.fetch_nbytes)
+            fetched, chunk = HELD * self.fetch_nbytes, decode_nbytes(self.chunk_nbytes, 0)
+            ring = need - self.decode_nbytes - fetched
+            enough = 1.05 * max(ring * (8 / 5 if fetched else 4 / 3), ring + chunk + fetched)
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
                 f"its largest chunk ({format_nbytes(largest)} while it is read) and batches of "

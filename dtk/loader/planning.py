@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from dtk.loader.ahead import fetch_cost_of, fetch_limit_nbytes
+from dtk.loader.ahead import HELD, fetch_cost_of, fetch_limit_nbytes
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order, Tail
@@ -66,11 +66,11 @@ def make_plan(
     chunk_nbytes = _in_flight_nbytes(source, encoder)
     cost, fetch_nbytes = fetch_cost_of(source, encoder.columns), 0
     if cost is not None:
-        chunk_nbytes = chunk_nbytes + cost.nbytes
+        chunk_nbytes = chunk_nbytes + HELD * cost.nbytes
         fetch_nbytes = fetch_limit_nbytes(cost.nbytes, memory_limit_nbytes)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
-        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes) - fetch_nbytes
+        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes) - HELD * fetch_nbytes
         num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
         parameters = {
             "global_batch_size": global_batch_size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from dtk.errors import DtkError, FetchError, NotFoundError
 
-__all__ = ["Fetch", "FetchCost", "Fetcher", "Retries", "fetcher_of", "gathered", "is_transient"]
+__all__ = ["Fetch", "FetchCost", "Fetcher", "Retries", "fetcher_of", "gathered", "is_transient", "steadily"]
 
 REQUESTS: Final = 64  # at a time, of a file system
 TIMEOUT_S: Final = 120.0  # of one request: four megabytes at a quarter of a megabit a second
@@ -33,6 +34,7 @@ _LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADi
 # By name, so that none of these packages needs to be here.
 _PASSING: Final = frozenset(
     {("aiohttp", "ClientError"), ("botocore", "HTTPClientError"), ("botocore", "IncompleteReadError")}
+    | {("botocore", "ConnectionError")}
     | {("obstore", "GenericError"), ("gcsfs", "HttpError"), ("google", "TransportError")}
 )
 
@@ -170,17 +172,58 @@ class Fetcher:
             except DtkError:
                 raise
             except Exception as error:
-                cause = _said(error)
-                if not is_transient(error):
-                    if isinstance(error, FileNotFoundError):
-                        raise NotFoundError(f"{url} is not there; check the path") from error
-                    remedy = "check the credentials and the address"
-                    raise FetchError(f"{url} cannot be fetched: {cause}; {remedy}") from error
-                if attempt >= retries.attempts:
-                    remedy = "see whether the store is up, and go on from the last state"
-                    raise FetchError(f"{url} was not fetched in {attempt} attempts: {cause}; {remedy}") from error
+                _check_passing(error, url, attempt, retries)
             await asyncio.sleep(retries.wait_s(attempt))
             attempt += 1
+
+
+def steadily(url: str, call: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+    """Call a function that makes requests of its own, again and again if need be.
+
+    Parameters
+    ----------
+    url : str
+        What an error names.
+    call : callable
+        The function.
+    *arguments : object
+        Its arguments.
+    **options : object
+        And its keywords.
+
+    Returns
+    -------
+    object
+        What it returns.
+
+    Raises
+    ------
+    FetchError
+        If it failed too often, for what may pass; other errors are its own.
+    """
+    attempt = 1
+    while True:
+        try:
+            return call(*arguments, **options)
+        except Exception as error:
+            if not is_transient(error):
+                raise
+            _check_passing(error, url, attempt, RETRIES)
+        time.sleep(RETRIES.wait_s(attempt))
+        attempt += 1
+
+
+def _check_passing(error: Exception, url: str, attempt: int, retries: Retries) -> None:
+    """Raise what a request failed with, unless it may be tried again."""
+    if attempt < retries.attempts and is_transient(error):
+        return
+    if is_transient(error):
+        remedy = "see whether the store is up, and go on from the last state"
+        raise FetchError(f"{url} was not fetched in {attempt} attempts: {_said(error)}; {remedy}") from error
+    if isinstance(error, FileNotFoundError):
+        raise NotFoundError(f"{url} is not there; check the path") from error
+    remedy = "check the credentials and the address"
+    raise FetchError(f"{url} cannot be fetched: {_said(error)}; {remedy}") from error
 
 
 _fetchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Fetcher] = weakref.WeakKeyDictionary()

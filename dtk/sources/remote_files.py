@@ -77,6 +77,33 @@ class RemoteFiles:
         """
         return str(self._given.unstrip_protocol(path))
 
+    def call(self, method: str, path: str, **options: Any) -> Any:
+        """Ask the file system something, and wait for the answer.
+
+        Parameters
+        ----------
+        method : str
+            A method of fsspec's file systems.
+        path : str
+            Its argument.
+        **options : object
+            Others.
+
+        Returns
+        -------
+        object
+            What the method returns.
+
+        Raises
+        ------
+        NotFoundError
+            If it is not there.
+        FetchError
+            If the store does not answer.
+        """
+        asked = getattr(self._filesystem, f"_{method}")
+        return self.fetcher.start(self.fetcher.request(self.url(path), lambda: asked(path, **options))).result()
+
     async def range(self, path: str, start: int, stop: int) -> bytes:
         """Fetch a range of a file in one request.
 

@@ -86,7 +86,7 @@ def test_the_plan_counts_requests_and_bytes(directory, server):
     assert there.plan.requests == 4 + 24 * 2  # a footer each, and two for each row group
     assert there.plan.fetch_nbytes == there.plan.epoch_nbytes  # there is room for all
     extra = there.plan.memory_nbytes(1) - local.plan.memory_nbytes(1)
-    assert extra == 2 * there.plan.fetch_nbytes  # on the way, and beside what is decoded of it
+    assert extra == 4 * there.plan.fetch_nbytes  # on the way, and beside what is decoded of it
     assert f"in {there.plan.requests} requests" in there.plan.explain()
     dtk.sources.parquet._FOOTERS._kept.clear()
     server.behave()
@@ -155,7 +155,7 @@ def test_small_fetches_never_exceed_the_limit():
 
 def test_the_share_of_the_memory():
     nbytes = np.array([10, 30, 20])
-    assert [fetch_limit_nbytes(nbytes, limit) for limit in (80, 400, 4000)] == [30, 50, 60]
+    assert [fetch_limit_nbytes(nbytes, limit) for limit in (80, 800, 4000)] == [30, 50, 60]
 
 
 @pytest.mark.parametrize("end", ["break", "exception"])

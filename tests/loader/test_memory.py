@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.object_server import serve
+
 SCRIPT = """
 import sys, threading, time
 import pyarrow as pa
@@ -26,9 +28,9 @@ elif kind == "share":
     data, _ = dtk.split(data, fractions=[0.05, 0.95])
 elif kind == "column":
     data = data.assign(y=data.x0 + data.x1)
-elif kind == "file":
+elif kind in ("file", "remote"):
     data = path
-for memory in ("64 MiB", "160 MiB", "256 MiB"):
+for memory in ("64 MiB", "160 MiB", "256 MiB", "384 MiB"):
     loader = Loader(data, target="x1", global_batch_size=256, memory=memory, read_threads=2)
     try:
         loader.plan.check()
@@ -65,8 +67,15 @@ def parquet(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", ["file", "column", "filter", "share"])
+@pytest.mark.parametrize("kind", ["file", "column", "filter", "share", pytest.param("remote", marks=pytest.mark.slow)])
 def test_what_is_held_is_what_was_planned(parquet, kind):
+    if kind == "remote":
+        pytest.importorskip("aiohttp")
+    with serve(os.path.dirname(parquet)) as server:
+        check(f"{server.url}/data.parquet" if kind == "remote" else parquet, kind)
+
+
+def check(parquet, kind):
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, parquet, kind],
         env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_MMAP_THRESHOLD_": str(2**25)},  # as in a rank

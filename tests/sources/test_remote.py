@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import io
 import pickle
+import socket
+import subprocess
+import sys
 import threading
+import time
 
 import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
+import xarray as xr
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +66,7 @@ def directory(tmp_path_factory):
     codec = zarr.codecs.ShardingCodec(chunk_shape=(2, 3, 5), index_location="start")
     array = zarr.create(shape=values.shape, chunks=(8, 6, 10), dtype="f4", codecs=[codec], store=str(path / "first"))
     array[...] = values
+    xr.Dataset({"x": ("t", np.arange(6.0))}).to_zarr(path / "grid-to-open", consolidated=False)
     return path
 
 
@@ -321,3 +328,95 @@ def test_a_partial_file_reads_as_the_whole(found, reads):
 def test_bytes_that_were_not_fetched_are_an_error():
     with pytest.raises(OSError, match="bytes 3 to 5 were not fetched"):
         PartialFile(10, [(0, b"abc")]).read(5)
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    """The endpoint of a real S3 server, in another process."""
+    pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        try:
+            end = time.monotonic() + 60
+            while not listens(port):
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            yield {"endpoint_url": f"http://127.0.0.1:{port}", "key": "a", "secret": "b"}
+        finally:
+            process.kill()
+
+
+def listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def test_s3(directory, s3):
+    """Parquet and Zarr in a bucket, with an endpoint and credentials of one's own, in another process too."""
+    store = fsspec.filesystem("s3", **s3)
+    store.mkdir("bucket")
+    for file in (directory / "table").iterdir():
+        store.pipe_file(f"bucket/table/{file.name}", file.read_bytes())
+    data = dtk.open("s3://bucket/table/", storage_options=s3)
+    there, local = as_source(data), as_source(directory / "table")
+    assert there.filesystem.config_kwargs["max_pool_connections"] == remote.REQUESTS
+    assert read_all(pickle.loads(pickle.dumps(there)), ["x"]).equals(read_all(local, ["x"]))
+    store.pipe_file("bucket/table/0.parquet", b"PAR1")
+    with pytest.raises(DataError, match="0.parquet was changed since it was opened"):
+        there.read(0)
+    grid = xr.Dataset({"x": (("t", "a"), np.random.default_rng(0).random((20, 4)))})
+    grid.to_zarr("s3://bucket/grid", storage_options=s3, consolidated=False)
+    ours = dtk.Loader(dtk.open("s3://bucket/grid", storage_options=s3), global_batch_size=4)
+    for batch, other in zip(ours, dtk.Loader(grid_on_disk(grid, directory), global_batch_size=4), strict=True):
+        assert torch.equal(batch["inputs"], other["inputs"])
+
+
+def grid_on_disk(grid, directory):
+    grid.to_zarr(directory / "grid", consolidated=False)
+    return str(directory / "grid")
+
+
+def test_a_store_of_obstore(directory, server):
+    obstore = pytest.importorskip("obstore.store")
+    there = obstore.HTTPStore(f"{server.url}/shards", client_options={"allow_http": True})
+    array = zarr.open_array(zarr.storage.ObjectStore(there, read_only=True), mode="r")
+    assert is_remote(array.store_path.store)
+    out = np.zeros((40, 3, 5), "f4")
+    read_region(array, (slice(0, 40), slice(0, 3), slice(0, 5)), out, Scratch())
+    np.testing.assert_array_equal(out, zarr.open_array(str(directory / "shards"), mode="r")[:, :3, :5])
+
+
+def test_an_unknown_protocol_is_refused():
+    with pytest.raises(dtk.ArgumentError, match="path='blub://a/b' cannot be opened: Protocol not known: blub"):
+        dtk.open("blub://a/b")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(dtk.DependencyError, match=r"pip install 'dask-dtk\[gcs\]'"):
+        dtk.open("gs://bucket/table/")
+
+
+def test_a_listing_does_not_take_a_failure_for_an_empty_place(server):
+    server.behave(fail=2)
+    assert dtk.open(f"{server.url}/table/0.parquet").npartitions == 1
+    server.behave(fail=1000)
+    with pytest.raises(FetchError, match="was not fetched in 4 attempts"):
+        dtk.open(f"{server.url}/table/0.parquet")
+    server.behave()
+    with pytest.raises(NotFoundError, match="table/9.parquet is not there; did you mean"):
+        dtk.open(f"{server.url}/table/9.parquet")
+    with pytest.raises(FetchError, match=r"127\.0\.0\.1:9/a\.parquet was not fetched in 4 attempts"):
+        dtk.open("http://127.0.0.1:9/a.parquet")  # nobody listens there
+
+
+def test_a_zarr_store_opens_although_requests_fail(server):
+    server.behave(fail=3)
+    assert dict(dtk.open(f"{server.url}/grid-to-open").sizes) == {"t": 6}

@@ -131,7 +131,7 @@ def stat_file(path: str, filesystem: Any) -> str:
     """
     if filesystem is not None:
         files = remote_files(filesystem)
-        return files.fetcher.start(files.version(path)).result()
+        return files.fetcher.start(files.version, path).result()
     try:
         status = os.stat(path)
     except FileNotFoundError as error:
@@ -231,12 +231,12 @@ def _read_remote(paths: Sequence[str], filesystem: Any) -> list[Footer]:
     files, footers = remote_files(filesystem), []
     for first in range(0, len(paths), _TAILS):
         some = paths[first : first + _TAILS]
-        tails = files.fetcher.start(files.tails(some, TAIL_NBYTES)).result()
+        tails = files.fetcher.start(files.tails, some, TAIL_NBYTES).result()
         for path, (version, tail) in zip(some, tails, strict=True):
             nbytes = int(version.partition(":")[0])
             length = footer_length(path, nbytes, tail)
             if length > len(tail):
-                tail = files.fetcher.start(files.tail(path, nbytes, length)).result()
+                tail = files.fetcher.start(files.tail, path, nbytes, length).result()
             footers.append(_parsed(path, version, tail[-length:]))
     return footers
 

@@ -99,6 +99,8 @@ def list_files(
         raise ArgumentError(f"format={format!r} is unknown; {close_to(format, FORMATS)}")
     path = os.fspath(path)
     filesystem, root = filesystem_of(path, storage_options)
+    if filesystem is not None:
+        filesystem.invalidate_cache()  # some keep what they listed, and would not see what was written since
     fs = LocalFileSystem() if filesystem is None else SteadyFiles(filesystem)
     options = {} if filesystem is None else storage_options_of(path, storage_options)
     is_there = fs.exists(root)  # before its name is taken for a pattern

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -33,9 +32,8 @@ _PASSING_STATUSES: Final = frozenset({408, 425, 429})  # all from 500 on, too
 _LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 # By name, so that none of these packages needs to be here.
 _PASSING: Final = frozenset(
-    {("aiohttp", "ClientError"), ("botocore", "HTTPClientError"), ("botocore", "IncompleteReadError")}
-    | {("botocore", "ConnectionError")}
-    | {("obstore", "GenericError"), ("gcsfs", "HttpError"), ("google", "TransportError")}
+    {("aiohttp", "ClientError"), ("obstore", "GenericError"), ("gcsfs", "HttpError"), ("google", "TransportError")}
+    | {("botocore", name) for name in ("ConnectionError", "HTTPClientError", "IncompleteReadError")}
 )
 
 
@@ -115,13 +113,15 @@ class Fetcher:
         self._loop, self._retries = loop, retries
         self._turns = asyncio.Semaphore(num_requests)
 
-    def start(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+    def start(self, work: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Future[Result]:
         """Start a coroutine on the loop.
 
         Parameters
         ----------
-        work : coroutine
-            Made of `request` and of `gathered`.
+        work : callable
+            An asynchronous function that uses `request` and `gathered`.
+        *arguments : object
+            Its arguments.
 
         Returns
         -------
@@ -132,7 +132,7 @@ class Fetcher:
 
         async def _guarded() -> Result:
             try:
-                return await work
+                return await work(*arguments)
             except Exception:
                 if started and started[0].cancelled():  # nobody will ask, and asyncio would complain of that
                     raise asyncio.CancelledError from None
@@ -205,6 +205,8 @@ def steadily(url: str, call: Callable[..., Result], *arguments: Any, **options: 
     while True:
         try:
             return call(*arguments, **options)
+        except DtkError:
+            raise
         except Exception as error:
             if not is_transient(error):
                 raise
@@ -226,7 +228,7 @@ def _check_passing(error: Exception, url: str, attempt: int, retries: Retries) -
     raise FetchError(f"{url} cannot be fetched: {_said(error)}; {remedy}") from error
 
 
-_fetchers: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Fetcher] = weakref.WeakKeyDictionary()
+_fetchers: dict[asyncio.AbstractEventLoop, Fetcher] = {}
 
 
 def fetcher_of(loop: asyncio.AbstractEventLoop) -> Fetcher:

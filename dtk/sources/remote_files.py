@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +101,7 @@ class RemoteFiles:
             If the store does not answer.
         """
         asked = getattr(self._filesystem, f"_{method}")
-        return self.fetcher.start(self.fetcher.request(self.url(path), lambda: asked(path, **options))).result()
+        return self.fetcher.start(self.fetcher.request, self.url(path), lambda: asked(path, **options)).result()
 
     async def range(self, path: str, start: int, stop: int) -> bytes:
         """Fetch a range of a file in one request.
@@ -256,7 +255,7 @@ class RemoteFiles:
         return await gathered(_one(path) for path in paths)
 
 
-_known: weakref.WeakKeyDictionary[Any, RemoteFiles] = weakref.WeakKeyDictionary()
+_known: dict[Any, RemoteFiles] = {}  # fsspec keeps its file systems as long
 
 
 def remote_files(filesystem: Any) -> RemoteFiles:

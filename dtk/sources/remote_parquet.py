@@ -69,7 +69,7 @@ def start_row_group(
     concurrent.futures.Future
         Raises `DataError` where the file was changed, `FetchError` where the store does not give it.
     """
-    return files.fetcher.start(_row_group(files, path, version, group, columns, kept))
+    return files.fetcher.start(_row_group, files, path, version, group, columns, kept)
 
 
 async def _row_group(
@@ -89,7 +89,7 @@ async def _row_group(
         raise
 
     def read_missing(start: int, stop: int) -> bytes:  # by a decoder that reads more than a column's own bytes
-        return files.fetcher.start(files.range(path, start, stop)).result()
+        return files.fetcher.start(files.range, path, start, stop).result()
 
     return RowGroupBytes(PartialFile(nbytes, parts, read_missing), footer)
 

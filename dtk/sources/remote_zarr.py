@@ -114,7 +114,7 @@ def start_objects(store: Any, parts: Mapping[str, ShardPart | None]) -> Future[O
         contents = await gathered(_object(fetcher, store, path, part) for path, part in parts.items())
         return dict(zip(parts, contents, strict=True))
 
-    return fetcher.start(_all())
+    return fetcher.start(_all)
 
 
 async def _object(fetcher: Fetcher, store: Any, path: str, part: ShardPart | None) -> memoryview | None:

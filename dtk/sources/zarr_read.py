@@ -408,6 +408,6 @@ def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
         except FileNotFoundError:
             return None
 
-    found = fetcher.start(gathered(_size(_path(array, cell)) for cell in cells)).result()
+    found = fetcher.start(gathered, (_size(_path(array, cell)) for cell in cells)).result()
     sizes = [nbytes for nbytes in found if nbytes is not None]
     return float(np.mean(sizes)) if sizes else 0.0

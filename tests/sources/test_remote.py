@@ -194,7 +194,7 @@ def test_what_cannot_pass_is_not_tried_again(server, how, error):
     files = remote_files(source.filesystem)
     server.behave(fail=1, how=how)
     with pytest.raises(error, match=r"/table/0\.parquet (is not there|cannot be fetched: .*403)"):
-        files.fetcher.start(files.range(source.paths[0], 0, 8)).result()
+        files.fetcher.start(files.range, source.paths[0], 0, 8).result()
     assert server.counts()["GET"] == 1
 
 
@@ -248,7 +248,7 @@ def test_requests_at_a_time_are_bounded():
         async def many():
             await asyncio.gather(*(fetcher.request("a", get) for _ in range(20)))
 
-        fetcher.start(many()).result()
+        fetcher.start(many).result()
         assert most == 3
     finally:
         loop.call_soon_threadsafe(loop.stop)
@@ -371,6 +371,11 @@ def test_s3(directory, s3):
     store.pipe_file("bucket/table/0.parquet", b"PAR1")
     with pytest.raises(DataError, match="0.parquet was changed since it was opened"):
         there.read(0)
+    boto = pytest.importorskip("boto3").client("s3", endpoint_url=s3["endpoint_url"], aws_access_key_id="a",
+                                               aws_secret_access_key="b", region_name="us-east-1")  # fmt: skip
+    boto.put_object(Bucket="bucket", Key="table/0.parquet", Body=(directory / "table" / "1.parquet").read_bytes())
+    again = as_source(dtk.open("s3://bucket/table/", storage_options=s3))  # not what s3fs listed before
+    assert again.read(0).equals(local.read(4))
     grid = xr.Dataset({"x": (("t", "a"), np.random.default_rng(0).random((20, 4)))})
     grid.to_zarr("s3://bucket/grid", storage_options=s3, consolidated=False)
     ours = dtk.Loader(dtk.open("s3://bucket/grid", storage_options=s3), global_batch_size=4)
@@ -420,3 +425,14 @@ def test_a_listing_does_not_take_a_failure_for_an_empty_place(server):
 def test_a_zarr_store_opens_although_requests_fail(server):
     server.behave(fail=3)
     assert dict(dtk.open(f"{server.url}/grid-to-open").sizes) == {"t": 6}
+
+
+def test_a_fetch_that_is_given_up_at_once_leaves_nothing(server):
+    source = as_source(f"{server.url}/table/")
+    server.behave(delay_s=0.2)
+    for _ in range(50):
+        (fetch,) = source.fetch(0)
+        assert fetch.cancel()
+    files = remote_files(source.filesystem)
+    assert len(files.fetcher.start(files.range, source.paths[0], 0, 8).result()) == 8
+    assert not files.footers

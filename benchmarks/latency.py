@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -19,10 +21,10 @@ from benchmarks.object_server import serve
 
 LATENCY_S = 0.05
 BATCH = 1024
-ROWS = 800_000  # of the table; a sixteenth as many of the grid's samples
-GROUP_ROWS = 4_096  # small ones are the hard case for latency
-THREADS = 2
-CASES = {"4 MiB ahead": 2**22, "64 MiB ahead": 2**26}  # fetched before a thread is free to decode it
+ROWS = 3_200_000  # of big row groups; a quarter of small ones, and as many samples as a row group has rows
+THREADS = max(1, (os.cpu_count() or 2) // 2)  # the server and its transfers need cores too
+# What is fetched before a thread is free to decode it: enough for the local rate, or so little that latency decides.
+BIG, SMALL = {"64 MiB ahead": 2**26}, {"4 MiB ahead": 2**22}
 GOAL = ">= 0.8"
 
 
@@ -37,20 +39,24 @@ def latency(rounds: int, rows: int | None) -> Iterator[Ratio]:
         return
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
-        write_table(directory / "table", rows)
-        write_grid(directory / "grid", rows // 128)
+        write_table(directory / "big row groups", rows, 65_536)  # 10 MB each
+        write_table(directory / "small row groups", rows // 4, 4_096)
+        write_grid(directory / "big chunks", rows // 200, 64)  # 2 MB each
+        write_grid(directory / "small chunks", rows // 800, 8)
         with serve(directory, delay_s=LATENCY_S) as server:
-            for kind in ("table", "grid"):
-                yield from compare(kind, str(directory / kind), f"{server.url}/{kind}", rounds)
+            for path in sorted(directory.iterdir()):
+                there = f"{server.url}/{quote(path.name)}"
+                cases = BIG if path.name.startswith("big") else SMALL
+                yield from compare(path.name, str(path), there, cases, rounds)
 
 
-def compare(kind: str, here: str, there: str, rounds: int) -> Iterator[Ratio]:
-    """Measure one kind of data with more and less of it fetched ahead, and with nothing."""
-    local, loaders = loader(here, None), {case: loader(there, nbytes) for case, nbytes in CASES.items()}
+def compare(kind: str, here: str, there: str, cases: Mapping[str, int], rounds: int) -> Iterator[Ratio]:
+    """Measure one kind of data with some of it fetched ahead, and with nothing."""
+    local, loaders = loader(here, None), {case: loader(there, nbytes) for case, nbytes in cases.items()}
     loaders["nothing ahead"] = loader(there, 0)
     systems = {"local": local} | loaders
     samples = measure({case: partial(bytes_a_second, made) for case, made in systems.items()}, rounds)
-    for case, nbytes in CASES.items():
+    for case, nbytes in cases.items():
         # Beside what is ahead, each thread waits for a read that it has taken.
         most = nbytes + THREADS * fetched_nbytes(loaders[case])
         bound = [min(of_round, most / LATENCY_S) for of_round in samples.values["local"]]
@@ -94,19 +100,19 @@ def bytes_a_second(made: Any) -> float:
     return rate(run)
 
 
-def write_table(path: Path, rows: int) -> None:
-    """Write 40 float32 columns and a label, in row groups of 4,096 rows."""
+def write_table(path: Path, rows: int, group_rows: int) -> None:
+    """Write 40 float32 columns and a label."""
     path.mkdir()
     for number, part in enumerate(np.array_split(np.arange(rows), 4)):
         rng = np.random.default_rng(number)
         columns: dict[str, Any] = {f"x{column}": rng.standard_normal(len(part), np.float32) for column in range(40)}
         columns["y"] = rng.integers(0, 2, len(part))
-        options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "row_group_size": GROUP_ROWS}
+        options: dict[str, Any] = {"compression": "zstd", "use_dictionary": False, "row_group_size": group_rows}
         pq.write_table(pa.table(columns), path / f"part-{number}.parquet", **options)
 
 
-def write_grid(path: Path, samples: int) -> None:
-    """Write samples of 5x64x64 float32, eight in a chunk."""
+def write_grid(path: Path, samples: int, chunk: int) -> None:
+    """Write samples of 5x64x64 float32."""
     import xarray as xr
     from zarr.codecs import BloscCodec
 
@@ -115,5 +121,5 @@ def write_grid(path: Path, samples: int) -> None:
     data = xr.Dataset(
         {"x": (("time", "channel", "row", "column"), values), "y": (("time",), rng.integers(0, 2, samples))}
     )
-    encoding = {"x": {"chunks": (8, 5, 64, 64), "compressors": BloscCodec(cname="zstd")}, "y": {"chunks": (8,)}}
+    encoding = {"x": {"chunks": (chunk, 5, 64, 64), "compressors": BloscCodec(cname="zstd")}, "y": {"chunks": (chunk,)}}
     data.to_zarr(path, encoding=encoding, consolidated=False)

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dtk.sources.remote import gathered, steadily
 from dtk.sources.remote_files import tag_of
+from dtk.sources.remote_zarr import store_fetcher
 
 __all__ = ["list_objects", "snapshot_of", "store_place"]
 
@@ -90,10 +92,20 @@ def _of_directory(root: str, prefix: str) -> dict[str, tuple[int, str]]:
 def _of_filesystem(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
     from zarr.core.sync import sync
 
-    root = store.path.rstrip("/")
-    listed: dict[str, dict[str, Any]] = sync(store.fs._find(f"{root}/{prefix}".rstrip("/"), detail=True))
-    start = len(store.fs._strip_protocol(root).rstrip("/")) + 1
-    return {path[start:]: (int(info["size"]), tag_of(info)) for path, info in listed.items()}
+    fs, fetcher, root = store.fs, store_fetcher(), store.path.rstrip("/")
+    place = f"{root}/{prefix}".rstrip("/")
+
+    async def _told(path: str, info: dict[str, Any]) -> dict[str, Any]:
+        if info.get("size") is not None:
+            return info
+        asked: dict[str, Any] = await fetcher.request(path, lambda: fs._info(path))  # a web server lists names alone
+        return asked
+
+    fs.invalidate_cache()  # some keep what they listed
+    listed: dict[str, dict[str, Any]] = steadily(place, lambda: sync(fs._find(place, detail=True)))
+    infos = fetcher.start(gathered, (_told(*one) for one in listed.items())).result()
+    start = len(fs._strip_protocol(root).rstrip("/")) + 1
+    return {path[start:]: (int(info["size"]), tag_of(info)) for path, info in zip(listed, infos, strict=True)}
 
 
 def _of_store(store: Any, prefix: str) -> dict[str, tuple[int, str]]:

@@ -67,7 +67,8 @@ def layout_of(
     if cost is not None:
         return replace(layout_of(source, encoder), num_requests=int(cost.requests.sum()) + cost.once)
     if isinstance(source, WindowSource):
-        return layout_of(source.base, encoder)
+        of_rows = layout_of(source.base, encoder)
+        return replace(of_rows, num_requests=round(of_rows.num_requests * source.decodes_per_row))
     if isinstance(source, ArraySource):
         variables = [source.variables[name] for name in encoder.columns]
         reads = {one.name: _stored_reads(one, source.chunk_edges) for one in variables if not one.is_static}

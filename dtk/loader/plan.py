@@ -235,7 +235,8 @@ class Plan:
             One for each column of a row group, or for each chunk of an array, as often as it is decoded; of a remote
             store the requests that fetch them, which are fewer; 0 in memory.
         """
-        return round(self.layout.num_requests * self.decodes_per_sample(ranks))
+        # What windows reach into is in both factors.
+        return round(self.layout.num_requests * self.decodes_per_sample(ranks) / self.decodes_per_row)
 
     def entropy(self, ranks: int = 1, *, labels: int | Sequence[float] = LABELS) -> float:
         """Predict how well the batches of the first epochs mix data that lies sorted by a label.

@@ -255,12 +255,33 @@ class ArraySource:
         FetchCost or None
             None for local stores.
         """
+        return self.fetch_cost_of_samples(self.chunk_edges[:-1], self.chunk_edges[1:], columns)
+
+    def fetch_cost_of_samples(
+        self, starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64], columns: Sequence[str] | None = None
+    ) -> FetchCost | None:
+        """Estimate what fetching runs of samples takes.
+
+        Parameters
+        ----------
+        starts : numpy.ndarray
+            An int64 ``[runs]``: the first sample of each.
+        stops : numpy.ndarray
+            An int64 ``[runs]``: the sample after the last.
+        columns : sequence of str, optional
+            Which variables; all that have samples if None.
+
+        Returns
+        -------
+        FetchCost or None
+            By run; None for local stores.
+        """
         remote = [self.variables[name] for name in self._sampled(columns) if self.variables[name].is_remote]
-        if not remote or not self.num_chunks:
+        if not remote or not len(starts):
             return None
-        edges = self.chunk_edges
+        length = int(stops[0] - starts[0])
         costs = [
-            region_cost(one.read.array, one.region(0, edges[1]), one.axis, edges, self._object_nbytes[one.name])
+            region_cost(one.read.array, one.region(0, length), one.axis, starts, stops, self._object_nbytes[one.name])
             for one in remote
         ]
         return FetchCost(np.sum([cost.nbytes for cost in costs], 0), np.sum([cost.requests for cost in costs], 0))

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from dtk.sources.columns import checked_columns, close_to
 from dtk.sources.expression import ExpressionSource
 from dtk.sources.facts import changes, facts_of
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.runs import Runs, runs_of_axis, runs_of_table, window_starts
 from dtk.sources.source import Source, TableSource, as_source
 from dtk.sources.times import step_of, times_of_arrays, times_of_table, unit_of_type
@@ -230,12 +232,68 @@ class WindowSource:
         if isinstance(self.base, ParquetSource | ArraySource | TableSource):
             nbytes = of_base * (1 + runs.after / np.maximum(runs.rows, 1))
         else:  # later chunks are evaluated whole
-            ends = np.cumsum(of_base)
-            nbytes = np.where(runs.after > 0, ends[self._last_chunk] - ends + of_base, of_base).astype(np.float64)
+            nbytes = self._with_later(of_base).astype(np.float64)
         index = np.ceil(nbytes + runs.windows * _START_NBYTES).astype(np.int64)
         return np.where(runs.windows > 0, index, 0)
 
-    def read(self, chunk: int, columns: Sequence[str] | None = None, scratch: Scratch | None = None) -> WindowBlock:
+    def fetch_cost(self, columns: Sequence[str] | None = None) -> FetchCost | None:
+        """Estimate what fetching the rows of each chunk's windows takes.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Which columns or variables; all if None.
+
+        Returns
+        -------
+        FetchCost or None
+            None of what is local; later row groups are fetched whole.
+        """
+        runs, base = self._runs, self.base
+        if isinstance(base, ArraySource):
+            first = base.chunk_edges[:-1]
+            cost = base.fetch_cost_of_samples(first, first + runs.rows + runs.after, columns)
+        elif isinstance(base, ParquetSource | ExpressionSource):
+            cost = base.fetch_cost(columns)
+            if cost is not None:
+                cost = FetchCost(self._with_later(cost.nbytes), self._with_later(cost.requests), cost.once)
+        else:
+            return None
+        is_read = runs.windows > 0
+        return None if cost is None else FetchCost(cost.nbytes * is_read, cost.requests * is_read, cost.once)
+
+    def fetch(self, chunk: int, columns: Sequence[str] | None = None) -> Fetch:
+        """Start to fetch what `read` will need of remote stores.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        columns : sequence of str, optional
+            Which columns or variables; all if None.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            To be given to `read`, or cancelled; nothing of what is local.
+        """
+        base = self.base
+        if isinstance(base, ArraySource):
+            return base.fetch_samples(*self._samples(chunk), columns)
+        if not isinstance(base, ParquetSource | ExpressionSource):
+            return []
+        names, own = self._columns_of(chunk, columns)
+        later = (base.fetch(number, names) for number, _ in self._later_rows(chunk))
+        return [*base.fetch(chunk, own), *(future for fetch in later for future in fetch)]
+
+    def read(
+        self,
+        chunk: int,
+        columns: Sequence[str] | None = None,
+        scratch: Scratch | None = None,
+        *,
+        fetched: Fetch | None = None,
+    ) -> WindowBlock:
         """Read the windows that begin in a chunk.
 
         Parameters
@@ -246,6 +304,8 @@ class WindowSource:
             Which columns or variables; all if None.
         scratch : Scratch, optional
             Memory for arrays to use again: what was read with it before is overwritten.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch` returned for the same chunk and columns.
 
         Returns
         -------
@@ -256,23 +316,25 @@ class WindowSource:
         ------
         DataError
             If a file is damaged or changed.
+        FetchError
+            If a remote store does not give it.
         """
         runs = self._runs
-        rows, after = int(runs.rows[chunk]), int(runs.after[chunk])
+        rows = int(runs.rows[chunk])
         if isinstance(self.base, ArraySource):
-            first = int(self.base.chunk_edges[chunk])
-            block = self.base.read_samples(first, first + rows + after, columns, scratch)
+            first, stop = self._samples(chunk)
+            block = self.base.read_samples(first, stop, columns, scratch, fetched=fetched)
             low, high = np.searchsorted(self._breaks, [first + 1, first + rows])
             return WindowBlock((block,), self._starts(chunk, self._breaks[low:high] - first))
-        names = self.base.schema.names if columns is None else list(columns)
-        keys = [] if runs.is_whole[chunk] else self.time_columns
-        table = self.base.read(chunk, list(dict.fromkeys([*names, *keys])))
+        names, own = self._columns_of(chunk, columns)
+        coming = iter(fetched or self.fetch(chunk, columns))
+        table = self.base.read(chunk, own, **self._fetched(chunk, coming))
         if table.num_rows != rows:
             raise DataError(f"{table.num_rows} rows where {rows} were planned; open it anew")
         breaks = np.zeros(0, np.int64)
-        if keys:
+        if not runs.is_whole[chunk]:
             breaks = times_of_table(table, self.window.dim, self.window.groups).breaks(runs.step)
-        return WindowBlock((table.select(names), *self._later(chunk + 1, after, names)), self._starts(chunk, breaks))
+        return WindowBlock((table.select(names), *self._later(chunk, names, coming)), self._starts(chunk, breaks))
 
     def describe(self, chunk: int) -> str:
         """Say where a chunk lies.
@@ -318,17 +380,52 @@ class WindowSource:
         bounds = np.concatenate([[0], breaks, runs.rows[chunk : chunk + 1]])
         return window_starts(bounds, int(runs.before[chunk]), int(runs.after[chunk]), self.window)
 
-    def _later(self, chunk: int, num_rows: int, names: list[str]) -> Iterator[pa.Table]:
-        """Read the first rows from a chunk on."""
+    def _samples(self, chunk: int) -> tuple[int, int]:
+        """Return the first sample that the windows of a chunk need, and the one after the last."""
+        assert isinstance(self.base, ArraySource)
+        first = int(self.base.chunk_edges[chunk])
+        return first, first + int(self._runs.rows[chunk] + self._runs.after[chunk])
+
+    def _columns_of(self, chunk: int, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
+        """Return the columns that windows consist of, and those that are read of their chunk."""
+        assert not isinstance(self.base, ArraySource)
+        names = self.base.schema.names if columns is None else list(columns)
+        keys = [] if self._runs.is_whole[chunk] else self.time_columns
+        return names, list(dict.fromkeys([*names, *keys]))
+
+    def _with_later(self, of_base: Integers) -> Integers:
+        """Add up what chunks take with the later ones that their windows reach into."""
+        ends, reach = np.cumsum(of_base), self._runs.after > 0
+        return np.where(reach, ends[self._last_chunk] - ends + of_base, of_base)
+
+    def _later_rows(self, chunk: int) -> Iterator[tuple[int, int]]:
+        """Yield the later chunks that the windows of a chunk reach into, and how many rows of each."""
+        num_rows = int(self._runs.after[chunk])
         while num_rows:
-            wanted = min(num_rows, int(self._runs.rows[chunk]))
-            if wanted and isinstance(self.base, ParquetSource):
-                yield next(self.base.read_slices(chunk, wanted, names))
-            elif wanted:
-                assert not isinstance(self.base, ArraySource)
-                yield self.base.read(chunk, names).slice(0, wanted)
-            num_rows -= wanted
             chunk += 1
+            wanted = min(num_rows, int(self._runs.rows[chunk]))
+            if wanted:
+                yield chunk, wanted
+            num_rows -= wanted
+
+    def _fetched(self, chunk: int, coming: Iterator[Any]) -> dict[str, Any]:
+        """Take what was fetched for a chunk; a source that fetches nothing knows no such argument."""
+        if isinstance(self.base, ParquetSource):
+            return {"fetched": list(islice(coming, 1))}
+        if isinstance(self.base, ExpressionSource):
+            first, stop = self.base.first_group[chunk : chunk + 2].tolist()
+            return {"fetched": list(islice(coming, stop - first))}
+        return {}
+
+    def _later(self, chunk: int, names: list[str], coming: Iterator[Any]) -> Iterator[pa.Table]:
+        """Read the first rows of later chunks."""
+        for later, num_rows in self._later_rows(chunk):
+            fetched = self._fetched(later, coming)
+            if isinstance(self.base, ParquetSource):
+                yield next(self.base.read_slices(later, num_rows, names, **fetched))
+            else:
+                assert not isinstance(self.base, ArraySource)
+                yield self.base.read(later, names, **fetched).slice(0, num_rows)
 
 
 def windows_of_table(data: Any, source: Source, window: Window, columns: Sequence[str]) -> WindowSource:

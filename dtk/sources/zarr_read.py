@@ -152,7 +152,12 @@ def read_region(
 
 
 def region_cost(
-    array: zarr.Array[Any], region: Region, axis: int, edges: NDArray[np.int64], object_nbytes: float
+    array: zarr.Array[Any],
+    region: Region,
+    axis: int,
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+    object_nbytes: float,
 ) -> FetchCost:
     """Estimate what fetching runs of a part of an array takes.
 
@@ -163,9 +168,11 @@ def region_cost(
     region : tuple of slice
         For each dimension, start and stop; along the axis, the first run's.
     axis : int
-        The dimension that is cut into runs.
-    edges : numpy.ndarray
-        An int64 ``[runs + 1]``: where runs begin and end, counted from the start of the region.
+        The dimension along which the runs are.
+    starts : numpy.ndarray
+        An int64 ``[runs]``: where runs begin, counted from the start of the region.
+    stops : numpy.ndarray
+        An int64 ``[runs]``: where they end.
     object_nbytes : float
         Bytes of an object in the store.
 
@@ -178,7 +185,7 @@ def region_cost(
     first, size = region[axis].start, sizes[axis]
     others = [len(range(part.start // step, -(-part.stop // step))) for part, step in zip(region, sizes, strict=True)]
     others[axis] = 1
-    objects = (-(-(edges[1:] + first) // size) - (edges[:-1] + first) // size) * int(np.prod(others, dtype=np.int64))
+    objects = (-(-(stops + first) // size) - (starts + first) // size) * int(np.prod(others, dtype=np.int64))
     part = _shard_part(layout, next(_cells(region, sizes)), region)
     share = 1.0 if part is None else len(part.wanted) / int(np.prod(part.grid))
     requests = objects if part is None else 2 * objects  # its index, and what is wanted of it

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from concurrent.futures import Future
 
+import dask.config
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,10 +16,10 @@ import xarray as xr
 
 import dtk
 from benchmarks.object_server import serve
-from dtk.errors import FetchError, MemoryLimitError
+from dtk.errors import DataError, FetchError, MemoryLimitError
 from dtk.loader import Loader
 from dtk.loader.ahead import Ahead, fetch_limit_nbytes
-from dtk.sources import remote
+from dtk.sources import arrays, remote, windows
 from dtk.sources.remote import FetchCost, Retries
 
 pytest.importorskip("aiohttp")  # what fsspec speaks HTTP with
@@ -36,6 +38,11 @@ def directory(tmp_path_factory):
     grid = xr.Dataset({"x": (("t", "a", "b"), rng.random((300, 64, 8), np.float32)), "y": (("t",), np.arange(300.0))})
     encoding = {"x": {"chunks": (4, 32, 8), "shards": (20, 64, 8)}, "y": {"chunks": (20,)}}
     grid.to_zarr(path / "grid", encoding=encoding, consolidated=False)
+    (path / "series").mkdir()
+    for number in range(3):
+        time = np.delete(np.arange(500), [222, 223]) + 500 * number  # with a gap, and one step from file to file
+        values = {"time": time, "load": rng.random(498), "w": rng.random(498), "x": rng.random(498), "y": time % 2}
+        pq.write_table(pa.table(values), path / "series" / f"{number}.parquet", row_group_size=100)
     return path
 
 
@@ -56,6 +63,9 @@ def loaders(directory, server, kind, **options):
     """Return the loaders of local and of remote data; there is memory enough for the same pool in both."""
     options = {"target": "y", "global_batch_size": 64, "memory": "1 GiB"} | options
     places = str(directory), server.url
+    if kind == "derived":
+        data = [dtk.open(f"{place}/series/") for place in places]
+        return [Loader(one.assign(x=one.x + one.w), **options) for one in data]
     if kind == "expression":
         data = [dtk.open(f"{place}/table/") for place in places]
         return [Loader(one[one.x0 < 0.5].assign(z=one.x1 + one.x2), **options) for one in data]
@@ -70,14 +80,19 @@ def read_threads():
 def test_batches_equal_those_of_local_files(directory, server, kind):
     local, there = loaders(directory, server, kind)
     server.behave(fail=4)
+    check_the_same(there, local)
+
+
+def check_the_same(there, local):
     assert there.plan.order.digest == local.plan.order.digest
+    assert there.plan.fetch_nbytes > local.plan.fetch_nbytes == 0
     for _ in range(2):
         batches = 0
         for ours, theirs in zip(there, local, strict=True):
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)
             batches += 1
-        assert batches == len(local) > 2
+        assert batches == len(local) > 1
 
 
 def test_the_plan_counts_requests_and_bytes(directory, server):
@@ -94,6 +109,42 @@ def test_the_plan_counts_requests_and_bytes(directory, server):
         pass
     counts = server.counts()
     assert counts["GET"] + counts["HEAD"] == there.plan.num_requests(1)
+
+
+@pytest.mark.parametrize("kind", ["series", "derived", "grid"])
+@pytest.mark.parametrize("history", [1, 5, 130])  # within a chunk, into the next one, over whole ones
+def test_windows_equal_those_of_local_files(directory, server, kind, history, monkeypatch):
+    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)  # chunks of the grid are small
+    monkeypatch.setattr(windows, "_JOINED_NBYTES", 1)
+    dim, target = ("t", "y") if kind == "grid" else ("time", "load")
+    window = dtk.Window(dim, history=history, lead=[1, 3])
+    local, there = loaders(directory, server, kind, window=window, target=target, inputs=["x"])
+    check_the_same(there, local)
+    server.behave()
+    for _ in there:
+        pass
+    counts = server.counts()  # all that was asked for was fetched ahead, and once
+    kept, slack = (0, 0.25) if kind == "grid" else (3, 0)  # footers; shards that are needed in part
+    assert counts["GET"] + counts.get("HEAD", 0) + kept == pytest.approx(there.plan.num_requests(1), rel=slack)
+
+
+@pytest.mark.parametrize("kind", ["series", "derived", "grid"])
+def test_draws_equal_those_from_local_files(directory, server, kind, tmp_path):
+    with dask.config.set({"dtk.cache-dir": str(tmp_path)}):
+        given = {"inputs": ["x"], "target": None, "sampling": "y" if kind == "grid" else "w"}
+        local, there = loaders(directory, server, kind, **given)
+        check_the_same(there, local)
+
+
+@pytest.mark.parametrize("kind", ["table", "grid"])
+def test_a_changed_remote_source_is_refused_by_what_changed(directory, server, kind):
+    given = {"verify": "list"} if kind == "grid" else {}
+    state = loaders(directory, server, kind, **given)[1].state_dict()
+    loaders(directory, server, kind, **given)[1].load_state_dict(state)
+    os.utime(next((directory / kind).glob("x/c/3/0/0" if kind == "grid" else "3.parquet")), (1, 1))
+    again = loaders(directory, server, kind, **given)[1]
+    with pytest.raises(DataError, match=r"object .*/grid/.*/x/c/3/0/0 was re|file .*/table/3.parquet was re"):
+        again.load_state_dict(state)
 
 
 def test_a_plan_that_is_refused_names_memory_that_is_enough(directory, server):

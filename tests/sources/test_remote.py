@@ -19,6 +19,7 @@ import pytest
 import torch
 import xarray as xr
 import zarr
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -154,7 +155,7 @@ def test_of_a_shard_little_needed_only_that_is_fetched(server, kind, requests):
     array = zarr.open_array(f"{server.url}/{kind}", mode="r")
     region = (slice(0, 40), slice(0, 3), slice(0, 5))
     nbytes = stored_chunk_nbytes(array)
-    cost = region_cost(array, region, 0, np.array([0, 8, 16, 24, 32, 40]), nbytes)
+    cost = region_cost(array, region, 0, np.arange(0, 40, 8), np.arange(8, 48, 8), nbytes)
     server.behave()
     out = np.zeros((40, 3, 5), "f4")
     read_region(array, region, out, Scratch())
@@ -420,6 +421,25 @@ def test_a_listing_does_not_take_a_failure_for_an_empty_place(server):
         dtk.open(f"{server.url}/table/9.parquet")
     with pytest.raises(FetchError, match=r"127\.0\.0\.1:9/a\.parquet was not fetched in 4 attempts"):
         dtk.open("http://127.0.0.1:9/a.parquet")  # nobody listens there
+
+
+def test_a_file_opens_where_one_may_not_ask_for_others(directory, monkeypatch):
+    store, info = fsspec.filesystem("memory"), MemoryFileSystem.info
+
+    def guarded(self, path, **options):  # as S3 answers who may not list
+        try:
+            return info(self, path, **options)
+        except FileNotFoundError as error:
+            raise PermissionError("Forbidden") from error
+
+    content = (directory / "table" / "0.parquet").read_bytes()
+    store.pipe_file("/locked/0.parquet", content)
+    monkeypatch.setattr(MemoryFileSystem, "info", guarded)
+    monkeypatch.setattr("dtk.sources.remote_files._known", {})
+    found = as_source(dtk.open("memory://locked/0.parquet"))
+    assert read_all(found, ["x"]).equals(pq.read_table(io.BytesIO(content), columns=["x"]))
+    with pytest.raises(FetchError, match="cannot be fetched: PermissionError: Forbidden; check the credentials"):
+        dtk.open("memory://locked/1.parquet")
 
 
 def test_a_zarr_store_opens_although_requests_fail(server):

@@ -32,7 +32,7 @@ from dtk.loader.state import check_state, state_of
 from dtk.loader.transfer import as_device, on_device
 from dtk.loader.windows import WindowEncoder, make_windows
 from dtk.memory import parse_nbytes
-from dtk.sources import Source, TableSource, as_source
+from dtk.sources import ParquetSource, Source, TableSource, as_source
 from dtk.sources.arrays import ArraySource, Verify, array_source
 from dtk.sources.counting import count, with_rows
 from dtk.sources.window import Window
@@ -484,6 +484,8 @@ class Loader:
             columns = list(dict.fromkeys([*self.encoder.columns, *([] if rule is None else [rule.column])]))
             is_narrow = isinstance(data, Source) or columns == source.schema.names
             self._source = source if is_narrow else as_source(data, columns)
+            if preparation is not None and isinstance(self._source, ParquetSource):
+                self._source = self._source.with_dictionaries()
         self._counting = counting_source(data, self._source, rule)
 
     def _take_windows(self, data: Any, inputs: Sequence[str] | None, verify: Verify) -> None:

@@ -6,6 +6,7 @@
     ├── ArgumentError (ValueError)    mend the call: an argument, its value, the remedy
     ├── DataError (ValueError)        mend the data: it is empty, truncated, mixed or of another type
     │   └── NotFoundError (FileNotFoundError)   nothing is there
+    ├── FetchError (OSError)          try again later: a remote store failed, also after several attempts
     ├── SourceError (TypeError)       spool first: the ranks cannot read this expression block by block
     ├── BundleError (ValueError)      use another bundle: damaged, newer, or in need of a class
     ├── MemoryLimitError (MemoryError)  give more memory, or ask for less
@@ -27,6 +28,7 @@ __all__ = [
     "DependencyError",
     "DiskLimitError",
     "DtkError",
+    "FetchError",
     "MemoryLimitError",
     "NotFoundError",
     "RankError",
@@ -51,6 +53,10 @@ class NotFoundError(DataError, FileNotFoundError):
 
     # distributed unpickles with the first __new__ that it finds, which would be ValueError's
     __new__ = FileNotFoundError.__new__  # type: ignore[assignment]
+
+
+class FetchError(DtkError, OSError):
+    """A remote store did not give what was asked; the message names the URL, the attempts and the cause."""
 
 
 class SourceError(DtkError, TypeError):

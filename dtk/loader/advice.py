@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dtk.loader.ahead import HELD
 from dtk.memory import format_nbytes
 
 if TYPE_CHECKING:
     from dtk.loader.mixing import Mixing
     from dtk.loader.plan import Plan
 
-__all__ = ["MIXING_BLOCKS", "blocks_that_mix", "warnings_of"]
+__all__ = ["MIXING_BLOCKS", "blocks_that_mix", "enough_nbytes", "warnings_of"]
 
 MIXING_BLOCKS: Final = 24
 """Blocks in the pool that mix two classes as well as a full shuffle does, within 2% of the entropy."""
@@ -39,6 +40,26 @@ def blocks_that_mix(num_labels: int) -> int:
         With so many the entropy of labels in a global batch is within 2% of a full shuffle's.
     """
     return max(MIXING_BLOCKS, 5 * num_labels)
+
+
+def enough_nbytes(ring_nbytes: float, decode_nbytes: int, fetch_nbytes: int) -> float:
+    """Return a memory in which a loader finds room.
+
+    Parameters
+    ----------
+    ring_nbytes : float
+        Bytes of its ring, and what belongs to that.
+    decode_nbytes : int
+        The least bytes for decoded chunks: a quarter of the memory is kept for them.
+    fetch_nbytes : int
+        The least bytes for what is fetched ahead: an eighth is, of a remote source.
+
+    Returns
+    -------
+    float
+        Bytes, with some to spare.
+    """
+    return 1.05 * max(ring_nbytes * (8 / 5 if fetch_nbytes else 4 / 3), ring_nbytes + decode_nbytes + fetch_nbytes)
 
 
 def warnings_of(plan: Plan, ranks: Sequence[int], mixing: Mixing | None, *, batch_norm: bool | None) -> list[str]:
@@ -184,6 +205,6 @@ def _smaller(plan: Plan, num_rows: int) -> str:
 def _memory_for(plan: Plan, pool_rows: float) -> str:
     """Estimate the memory that a pool takes, from what today's takes."""
     share = min(pool_rows, plan.order.num_rows) / max(plan.pool_rows, 1)
-    ring = (plan.memory_nbytes(1) - plan.decode_nbytes) * share
-    # A quarter of the memory is kept for decoded chunks, or what the largest takes.
-    return format_nbytes(1.05 * max(ring * 4 / 3, ring + plan.decode_nbytes))
+    fetched = HELD * plan.fetch_nbytes
+    ring = (plan.memory_nbytes(1) - plan.decode_nbytes - fetched) * share
+    return format_nbytes(enough_nbytes(ring, plan.decode_nbytes, fetched))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from dtk.loader.segments import Integers
 from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source, TableSource
 from dtk.sources.arrays import ArraySource, ArrayVariable
+from dtk.sources.remote import FetchCost
 from dtk.sources.windows import WindowSource
 
 __all__ = ["Layout", "layout_of"]
@@ -31,7 +32,7 @@ class Layout:
         In memory, in Parquet or in Zarr.
     num_requests : int
         Reads of the store in one pass over all chunks: one for each column of a row group, or for each chunk of an
-        array; 0 in memory.
+        array; of a remote store what it is asked for, see `FetchCost`; 0 in memory.
     misaligned : mapping of str to float
         Variables whose chunks are cut by the plan's, and how often each of their samples is decoded in one pass; small
         ones, for which it costs nothing that matters, are left out.
@@ -42,7 +43,11 @@ class Layout:
     misaligned: Mapping[str, float] = field(default_factory=dict)
 
 
-def layout_of(source: Source | ArraySource | WindowSource, encoder: Encoder | GridEncoder | WindowEncoder) -> Layout:
+def layout_of(
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
+    cost: FetchCost | None = None,
+) -> Layout:
     """Look at how the samples of a source lie; metadata only.
 
     Parameters
@@ -51,12 +56,16 @@ def layout_of(source: Source | ArraySource | WindowSource, encoder: Encoder | Gr
         With known rows in its chunks.
     encoder : Encoder, GridEncoder or WindowEncoder
         What is made of them: it names the columns that are read.
+    cost : FetchCost, optional
+        What fetching its chunks takes; None of a local source.
 
     Returns
     -------
     Layout
         Of the columns that are read.
     """
+    if cost is not None:
+        return replace(layout_of(source, encoder), num_requests=int(cost.requests.sum()) + cost.once)
     if isinstance(source, WindowSource):
         return layout_of(source.base, encoder)
     if isinstance(source, ArraySource):

@@ -499,6 +499,7 @@ class Loader:
             chunk_nbytes=plan.chunk_nbytes,
             is_streamed=plan.is_streamed,
             slice_rows=plan.slice_rows,
+            fetch_nbytes=plan.fetch_nbytes,
             scratches=self._scratches,
             sampling=self._sampling,
         )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
-from dtk.loader.advice import warnings_of
+from dtk.loader.advice import enough_nbytes, warnings_of
+from dtk.loader.ahead import HELD
 from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Field
 from dtk.loader.explain import Explanation, explain
@@ -60,6 +61,8 @@ class Plan:
         How the samples lie in their store.
     ranks : int
         The number of ranks of the loader that made it. Nothing depends on it but what is explained by default.
+    fetch_nbytes : int
+        Bytes of a remote source that a rank fetches ahead of decoding; 0 for a local one.
     """
 
     source_identity: str
@@ -74,6 +77,7 @@ class Plan:
     cautions: tuple[str, ...] = ()
     layout: Layout = field(default_factory=Layout)
     ranks: int = 1
+    fetch_nbytes: int = 0
 
     @property
     def num_steps(self) -> int:
@@ -175,7 +179,8 @@ class Plan:
         Returns
         -------
         int
-            Bytes: the ring, the places of the rows that are being decoded, and the decoded chunks.
+            Bytes: the ring, the places of the rows that are being decoded, the decoded chunks, and what is fetched
+            ahead.
         """
         order, steps = self.order, self.ring_steps(ranks)
         ring = steps * order.batch_width(ranks) * self.row_nbytes
@@ -183,7 +188,7 @@ class Plan:
         shards = order.num_shards // ranks if order.num_shards % ranks == 0 else order.num_shards // ranks + 2
         destinations = min(shards, order.num_shards) * slots * steps * DESTINATION_NBYTES
         permuting = min(order.fill_rows, order.num_rows) * PERMUTING_NBYTES
-        return ring + destinations + permuting + self.decode_nbytes
+        return ring + destinations + permuting + self.decode_nbytes + HELD * self.fetch_nbytes
 
     def decodes_per_sample(self, ranks: int) -> float:
         """Estimate how often a row is decoded in an epoch, by all ranks together.
@@ -227,7 +232,8 @@ class Plan:
         Returns
         -------
         int
-            One for each column of a row group, or for each chunk of an array, as often as it is decoded; 0 in memory.
+            One for each column of a row group, or for each chunk of an array, as often as it is decoded; of a remote
+            store the requests that fetch them, which are fewer; 0 in memory.
         """
         return round(self.layout.num_requests * self.decodes_per_sample(ranks))
 
@@ -349,9 +355,8 @@ class Plan:
         need = self.memory_nbytes(ranks)
         if need > limit:
             largest = int(self.chunk_nbytes.max())
-            # With more memory a quarter of it is still kept for decoded chunks, or what the largest takes.
-            ring, chunk = need - self.decode_nbytes, decode_nbytes(self.chunk_nbytes, 0)
-            enough = 1.05 * max(ring * 4 / 3, ring + chunk)
+            fetched = HELD * self.fetch_nbytes
+            enough = enough_nbytes(need - self.decode_nbytes - fetched, decode_nbytes(self.chunk_nbytes, 0), fetched)
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
                 f"its largest chunk ({format_nbytes(largest)} while it is read) and batches of "

@@ -8,6 +8,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from dtk.loader.ahead import HELD, fetch_cost_of, fetch_limit_nbytes
 from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
@@ -91,9 +92,13 @@ def make_plan(
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
     chunk_weights = None if sampling is None else sampling.chunk_weights
     slice_rows, chunk_nbytes = _in_flight(source, encoder, sampling)
+    cost, fetch_nbytes = fetch_cost_of(source, _read_columns(encoder.columns, sampling)), 0
+    if cost is not None:
+        chunk_nbytes = chunk_nbytes + HELD * cost.nbytes
+        fetch_nbytes = fetch_limit_nbytes(cost.nbytes, memory_limit_nbytes)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
-        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes)
+        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes) - HELD * fetch_nbytes
         num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
         block_rows = None
         if shuffle and not streamed(chunk_rows, slice_rows).any():  # slices follow each other
@@ -119,8 +124,9 @@ def make_plan(
         sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
         decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
         cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
-        layout=layout_of(source, encoder),
+        layout=layout_of(source, encoder, cost),
         ranks=ranks,
+        fetch_nbytes=fetch_nbytes,
     )
 
 
@@ -185,9 +191,7 @@ def _in_flight_rows(
     may_slice: bool,
 ) -> tuple[int, Integers]:
     rows = encoded_rows = np.asarray(source.chunk_rows, np.int64)
-    columns, slice_rows = list(dict.fromkeys(columns)), 0
-    if sampling is not None:
-        columns = list(dict.fromkeys([*columns, sampling.rule.column]))
+    columns, slice_rows = _read_columns(columns, sampling), 0
     if isinstance(source, ArraySource):  # encoding them copies nothing but what has another type
         decoded, encoded = source.decoded_row_nbytes(columns), 0
     else:
@@ -207,6 +211,10 @@ def _in_flight_rows(
         nbytes = np.where(streamed(rows, slice_rows), np.minimum(nbytes, of_slices), nbytes)
     whole: Integers = np.ceil(nbytes).astype(np.int64)
     return slice_rows, whole
+
+
+def _read_columns(columns: Sequence[str], sampling: Sampling | None) -> list[str]:
+    return list(dict.fromkeys([*columns, *([] if sampling is None else [sampling.rule.column])]))
 
 
 def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:

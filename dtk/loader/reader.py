@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dtk.errors import DataError, NotFoundError
+from dtk.errors import DataError, FetchError, NotFoundError
+from dtk.loader.ahead import Ahead, give_up
 from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order
@@ -29,6 +30,7 @@ from dtk.sources.zarr_read import Scratch
 
 if TYPE_CHECKING:
     from dtk.sources import Source
+    from dtk.sources.remote import Fetch
 
 __all__ = ["Reader"]
 
@@ -66,6 +68,8 @@ class Reader:
         A bool ``[chunks]``: whether a row group is read in slices.
     slice_rows : int
         Rows of a slice.
+    fetch_nbytes : int
+        Bytes of a remote source that are fetched ahead of decoding.
     scratches : list of Scratch
         Memory that reads of arrays use, and leave here for the next one.
     sampling : Sampling, optional
@@ -95,6 +99,7 @@ class Reader:
         chunk_nbytes: Integers,
         is_streamed: NDArray[np.bool_],
         slice_rows: int,
+        fetch_nbytes: int,
         scratches: list[Scratch],
         sampling: Sampling | None = None,
     ) -> None:
@@ -113,6 +118,8 @@ class Reader:
         self._next = 0
         self._running: dict[int, int] = {}  # number of a read -> its first step
         self._held_nbytes = 0
+        self._ahead = Ahead(source, columns=self._columns, chunks=schedule.chunk, limit_nbytes=fetch_nbytes)
+        self._fetches: dict[int, Fetch | None] = {}  # number of a running read -> what it waits for
         self._scratches = scratches
         self._error: BaseException | None = None
         self._stopped = False
@@ -153,6 +160,9 @@ class Reader:
         atexit.unregister(self.close)
         with self._changed:
             self._stopped = True
+            self._ahead.close()
+            for fetch in self._fetches.values():
+                give_up(fetch)
             self._changed.notify_all()
         # The garbage collector closes lost iterations in any thread: those that read must not wait for each other.
         if not isinstance(threading.current_thread(), _ReadThread):
@@ -176,7 +186,7 @@ class Reader:
         while (number := self._take()) is not None:
             read = self._schedule[number]
             try:
-                has_read = self._execute(read)
+                has_read = self._execute(read, self._fetches[number])
             except BaseException as error:  # the consumer raises it
                 with self._changed:
                     self._error = self._error or _named(error, self._source.describe(read.chunk))
@@ -185,7 +195,7 @@ class Reader:
                 return
             with self._changed:
                 self.read_nbytes += int(self._source.chunk_nbytes[read.chunk]) if has_read else 0
-                del self._running[number]
+                del self._running[number], self._fetches[number]
                 self._held_nbytes -= self._nbytes_of(read.chunk)
                 self._changed.notify_all()
 
@@ -200,6 +210,7 @@ class Reader:
                 if has_room and schedule.last_step[number] < self._step + self._ring.num_steps:
                     self._next += 1
                     self._running[number] = int(schedule.first_step[number])
+                    self._fetches[number] = self._ahead.take()
                     self._held_nbytes += nbytes
                     return number
                 self._changed.wait()
@@ -208,14 +219,16 @@ class Reader:
     def _nbytes_of(self, chunk: int) -> int:
         return int(self._chunk_nbytes[chunk])
 
-    def _execute(self, read: Read) -> bool:
+    def _execute(self, read: Read, fetch: Fetch | None) -> bool:
         """Carry out a read; return False if no row of it is this rank's, and nothing was read."""
         pieces = [(piece, self._places.of(piece)) for piece in read.pieces]
         has_rows = any((places >= 0).any() for _, places in pieces)
-        if has_rows and self._streams is not None and self._is_streamed[read.chunk]:
+        if not has_rows:
+            give_up(fetch)
+        elif self._streams is not None and self._is_streamed[read.chunk]:
             self._stream(self._streams, read.chunk, pieces)
-        elif has_rows:
-            with self._block(read.chunk) as block:
+        else:
+            with self._block(read.chunk, fetch) as block:
                 if block.num_rows != self._chunk_rows[read.chunk]:
                     raise DataError(
                         f"{block.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
@@ -247,14 +260,15 @@ class Reader:
             yield from (block.take(rows) for rows in self._draw.rows(read.chunk, block, runs))
 
     @contextmanager
-    def _block(self, chunk: int) -> Iterator[Any]:
+    def _block(self, chunk: int, fetch: Fetch | None) -> Iterator[Any]:
         """Read a chunk: a table, or arrays in memory that the next read overwrites."""
+        fetched: dict[str, Any] = {} if fetch is None else {"fetched": fetch}
         if not isinstance(self._source, ArraySource | WindowSource):
-            yield self._source.read(chunk, self._columns)
+            yield self._source.read(chunk, self._columns, **fetched)
             return
         scratch = self._scratches.pop() if self._scratches else Scratch()  # a list's methods are atomic
         try:
-            yield self._source.read(chunk, self._columns, scratch)
+            yield self._source.read(chunk, self._columns, scratch, **fetched)
         finally:
             self._scratches.append(scratch)
 
@@ -308,7 +322,7 @@ class _Places:
 
 def _named(error: BaseException, where: str) -> BaseException:
     """Name the chunk in an error; what is not about the data, such as a want of memory, stays as it is."""
-    if isinstance(error, MemoryError) or not isinstance(error, Exception):
+    if isinstance(error, MemoryError | FetchError) or not isinstance(error, Exception):
         return error
     if isinstance(error, DataError) and where in str(error):
         return error

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
@@ -17,7 +18,9 @@ from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError
 from dtk.sources.array_facts import array_changes, array_facts
 from dtk.sources.plain_read import PlainRead, plain_read
-from dtk.sources.zarr_read import Scratch, read_region, stored_chunk_nbytes
+from dtk.sources.remote import Fetch, FetchCost
+from dtk.sources.remote_zarr import is_remote
+from dtk.sources.zarr_read import Region, Scratch, fetch_region, read_region, region_cost, stored_chunk_nbytes
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -116,6 +119,32 @@ class ArrayVariable:
         """Bytes of a sample as stored, before it is compressed."""
         return int(np.prod(self.shape, dtype=np.int64)) * self.read.array.dtype.itemsize
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is in a remote store."""
+        return is_remote(self.read.array.store_path.store)
+
+    def region(self, start: int, stop: int) -> Region:
+        """Return where some samples lie in the array.
+
+        Parameters
+        ----------
+        start : int
+            The first sample; of no meaning for a static variable.
+        stop : int
+            The sample after the last.
+
+        Returns
+        -------
+        tuple of slice
+            For each of the array's dimensions.
+        """
+        region = [slice(part, part + 1) if isinstance(part, int) else part for part in self.read.selection]
+        if not self.is_static:
+            first = region[self.axis].start
+            region[self.axis] = slice(first + start, first + stop)
+        return tuple(region)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ArraySource:
@@ -175,13 +204,17 @@ class ArraySource:
     def chunk_nbytes(self) -> npt.NDArray[np.int64]:
         """Bytes in the store of each chunk, int64 ``[chunks]``, estimated from a few."""
         of_sample = 0.0
-        for variable in self.variables.values():
-            if not variable.is_static:
-                array = variable.read.array
-                whole = int(np.prod(array.shards or array.chunks, dtype=np.int64)) * array.dtype.itemsize
-                of_sample += variable.row_nbytes * stored_chunk_nbytes(array) / max(1, whole)
+        for name, stored in self._object_nbytes.items():
+            array = self.variables[name].read.array
+            whole = int(np.prod(array.shards or array.chunks, dtype=np.int64)) * array.dtype.itemsize
+            of_sample += self.variables[name].row_nbytes * stored / max(1, whole)
         nbytes: npt.NDArray[np.int64] = np.ceil(self.chunk_rows * of_sample).astype(np.int64)
         return nbytes
+
+    @cached_property
+    def _object_nbytes(self) -> dict[str, float]:
+        """Mean bytes of an object in the store, for each variable with samples."""
+        return {name: stored_chunk_nbytes(one.read.array) for name, one in self.variables.items() if not one.is_static}
 
     @property
     def num_chunks(self) -> int:
@@ -209,7 +242,75 @@ class ArraySource:
                 total += variable.row_nbytes + (decoded if variable.read.decode else 0)
         return total
 
-    def read(self, chunk: int, columns: Sequence[str] | None = None, scratch: Scratch | None = None) -> ArrayBlock:
+    def fetch_cost(self, columns: Sequence[str] | None = None) -> FetchCost | None:
+        """Estimate what fetching the chunks takes.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            Which variables; all that have samples if None.
+
+        Returns
+        -------
+        FetchCost or None
+            None for local stores.
+        """
+        remote = [self.variables[name] for name in self._sampled(columns) if self.variables[name].is_remote]
+        if not remote or not self.num_chunks:
+            return None
+        edges = self.chunk_edges
+        costs = [
+            region_cost(one.read.array, one.region(0, edges[1]), one.axis, edges, self._object_nbytes[one.name])
+            for one in remote
+        ]
+        return FetchCost(np.sum([cost.nbytes for cost in costs], 0), np.sum([cost.requests for cost in costs], 0))
+
+    def fetch(self, chunk: int, columns: Sequence[str] | None = None) -> Fetch:
+        """Start to fetch what `read` will need of remote stores.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        columns : sequence of str, optional
+            Which variables; all that have samples if None.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            One a remote variable, to be given to `read`, or cancelled.
+        """
+        start, stop = self.chunk_edges[chunk : chunk + 2].tolist()
+        return self.fetch_samples(start, stop, columns)
+
+    def fetch_samples(self, start: int, stop: int, columns: Sequence[str] | None = None) -> Fetch:
+        """Start to fetch what `read_samples` will need of remote stores.
+
+        Parameters
+        ----------
+        start : int
+            The first sample.
+        stop : int
+            The sample after the last.
+        columns : sequence of str, optional
+            Which variables; all that have samples if None.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            One a remote variable, to be given to `read_samples`, or cancelled.
+        """
+        variables = [self.variables[name] for name in self._sampled(columns)]
+        return [fetch_region(one.read.array, one.region(start, stop)) for one in variables if one.is_remote]
+
+    def read(
+        self,
+        chunk: int,
+        columns: Sequence[str] | None = None,
+        scratch: Scratch | None = None,
+        *,
+        fetched: Fetch | None = None,
+    ) -> ArrayBlock:
         """Read one whole chunk.
 
         Parameters
@@ -220,6 +321,8 @@ class ArraySource:
             Which variables; all that have samples if None.
         scratch : Scratch, optional
             Memory to use again: what was read with it before is overwritten. Fresh memory if None.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch` returned for the same chunk and variables.
 
         Returns
         -------
@@ -230,12 +333,20 @@ class ArraySource:
         ------
         DataError
             If a chunk in the store is damaged; it is named.
+        FetchError
+            If a remote store does not give it.
         """
         start, stop = self.chunk_edges[chunk : chunk + 2].tolist()
-        return self.read_samples(start, stop, columns, scratch)
+        return self.read_samples(start, stop, columns, scratch, fetched=fetched)
 
     def read_samples(
-        self, start: int, stop: int, columns: Sequence[str] | None = None, scratch: Scratch | None = None
+        self,
+        start: int,
+        stop: int,
+        columns: Sequence[str] | None = None,
+        scratch: Scratch | None = None,
+        *,
+        fetched: Fetch | None = None,
     ) -> ArrayBlock:
         """Read a run of samples, also across chunks.
 
@@ -249,6 +360,8 @@ class ArraySource:
             Which variables; all that have samples if None.
         scratch : Scratch, optional
             Memory to use again.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch_samples` returned for the same samples and variables.
 
         Returns
         -------
@@ -259,10 +372,14 @@ class ArraySource:
         ------
         DataError
             If a chunk in the store is damaged; it is named.
+        FetchError
+            If a remote store does not give it.
         """
         scratch = scratch or Scratch()
-        names = [name for name, one in self.variables.items() if not one.is_static] if columns is None else columns
-        arrays = {name: _read(self.variables[name], start, stop, scratch) for name in names}
+        names = self._sampled(columns)
+        coming = iter(fetched or self.fetch_samples(start, stop, names))
+        futures = {name: next(coming) if self.variables[name].is_remote else None for name in names}
+        arrays = {name: _read(self.variables[name], start, stop, scratch, futures[name]) for name in names}
         return ArrayBlock(arrays, stop - start)
 
     def read_static(self, name: str) -> npt.NDArray[Any]:
@@ -296,6 +413,9 @@ class ArraySource:
         start, stop = self.chunk_edges[chunk : chunk + 2].tolist()
         array = next(iter(self.variables.values())).read.array
         return f"{array.store_path}, {self.dim} {start} to {stop - 1}"
+
+    def _sampled(self, columns: Sequence[str] | None) -> Sequence[str]:
+        return [name for name, one in self.variables.items() if not one.is_static] if columns is None else columns
 
     def __repr__(self) -> str:
         return f"ArraySource({list(self.variables)}, {self.num_samples} along {self.dim!r}, {self.num_chunks} chunks)"
@@ -383,16 +503,13 @@ def _edges(samples: Sequence[ArrayVariable], num_samples: int) -> npt.NDArray[np
     return edges.astype(np.int64)
 
 
-def _read(variable: ArrayVariable, start: int, stop: int, scratch: Scratch) -> npt.NDArray[Any]:
+def _read(
+    variable: ArrayVariable, start: int, stop: int, scratch: Scratch, fetched: Future[Any] | None = None
+) -> npt.NDArray[Any]:
     """Read samples of a variable, decoded, with the samples first."""
-    read = variable.read
-    region = [slice(part, part + 1) if isinstance(part, int) else part for part in read.selection]
-    if not variable.is_static:
-        first = region[variable.axis].start
-        region[variable.axis] = slice(first + start, first + stop)
-    shape = [part.stop - part.start for part in region]
-    values = scratch.array(variable.name, shape, read.array.dtype)
-    read_region(read.array, tuple(region), values, scratch)
+    read, region = variable.read, variable.region(start, stop)
+    values = scratch.array(variable.name, [part.stop - part.start for part in region], read.array.dtype)
+    read_region(read.array, region, values, scratch, fetched)
     dropped = tuple(axis for axis, part in enumerate(read.selection) if isinstance(part, int))
     for function in read.decode:
         values = function(values)

@@ -26,6 +26,7 @@ from dtk.sources.facts import changed_columns, column_facts, short_digest
 from dtk.sources.identity import expression_identity, has_own_functions
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.program import ChunkFrame, Program
+from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.rowwise import keeps_rows, looks_at_rows, refusal, with_chosen_partitions
 from dtk.sources.schema import arrow_type, stored_type, table_of_frame
 
@@ -95,9 +96,45 @@ class ExpressionSource:
     @property
     def stored_columns(self) -> list[str]:
         """Columns of `base` that are read for each chunk."""
-        return list(dict.fromkeys([*self.program.columns, *self.reader.index, *self.reader.filter_columns]))
+        return self._columns_of(self.program)
 
-    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def fetch_cost(self, columns: Sequence[str] | None = None) -> FetchCost | None:
+        """Return what fetching the chunks takes.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            What is counted is all that the expression needs.
+
+        Returns
+        -------
+        FetchCost or None
+            None for local files.
+        """
+        cost = self.base.fetch_cost()
+        if cost is None:
+            return None
+        nbytes, requests = (np.concatenate([[0], np.cumsum(part)]) for part in (cost.nbytes, cost.requests))
+        return FetchCost(np.diff(nbytes[self.first_group]), np.diff(requests[self.first_group]), cost.once)
+
+    def fetch(self, chunk: int, columns: Sequence[str] | None = None) -> Fetch:
+        """Start to fetch what `read` will need of remote files.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        columns : sequence of str, optional
+            What is fetched is all that the expression needs.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            One a row group, to be given to `read`, or cancelled; nothing for local files.
+        """
+        return self._fetch(chunk, self.program)
+
+    def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read the chunk's row groups and evaluate the expression over them.
 
         Parameters
@@ -106,6 +143,8 @@ class ExpressionSource:
             From 0 to ``num_chunks - 1``.
         columns : sequence of str, optional
             Which columns, in order; all if None. To read less from disk, give them to `as_source`.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch` returned for the same chunk.
 
         Returns
         -------
@@ -120,7 +159,7 @@ class ExpressionSource:
             If a file is damaged or changed, or a value does not fit its column's type.
         """
         names = checked_columns(columns, self.schema.names)
-        frame = self.evaluate(chunk, self.program)[names]
+        frame = self.evaluate(chunk, self.program, fetched=fetched)[names]
         try:
             return table_of_frame(frame, pa.schema([self.schema.field(name) for name in names]))
         except (pa.ArrowException, TypeError) as error:
@@ -200,7 +239,9 @@ class ExpressionSource:
     def __repr__(self) -> str:
         return f"ExpressionSource({self.num_chunks} chunks over {self.base!r})"
 
-    def evaluate(self, chunk: int, program: Program, *, num_rows: int | None = None) -> pd.DataFrame:
+    def evaluate(
+        self, chunk: int, program: Program, *, num_rows: int | None = None, fetched: Fetch | None = None
+    ) -> pd.DataFrame:
         """Run a program over the rows below a chunk.
 
         Parameters
@@ -211,18 +252,31 @@ class ExpressionSource:
             The source's own, or its `row_counter`.
         num_rows : int, optional
             How many of these rows; all if None.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch` returned, for the source's own program.
 
         Returns
         -------
         pd.DataFrame
             What Dask would compute of them.
         """
-        groups = range(*map(int, self.first_group[chunk : chunk + 2]))
-        extra = [*self.reader.index, *self.reader.filter_columns]
-        columns = list(dict.fromkeys([*program.columns, *extra]))
-        tables = [self.base.read(group, columns) for group in groups]
+        columns, fetched = self._columns_of(program), fetched or self._fetch(chunk, program)
+        tables = [
+            self.base.read(group, columns, fetched=fetched[number : number + 1])
+            for number, group in enumerate(self._groups(chunk))
+        ]
         table = pa.concat_tables(tables) if len(tables) > 1 else tables[0]
         return program.run(self.reader.frame(table.slice(0, num_rows)))
+
+    def _groups(self, chunk: int) -> range:
+        return range(*map(int, self.first_group[chunk : chunk + 2]))
+
+    def _columns_of(self, program: Program) -> list[str]:
+        return list(dict.fromkeys([*program.columns, *self.reader.index, *self.reader.filter_columns]))
+
+    def _fetch(self, chunk: int, program: Program) -> Fetch:
+        columns = self._columns_of(program)
+        return [future for group in self._groups(chunk) for future in self.base.fetch(group, columns)]
 
 
 def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetSource | ExpressionSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,12 +16,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dtk.errors import DataError, NotFoundError
+from dtk.sources.remote_files import remote_files
 
-__all__ = ["FOOTER_THREADS", "Footer", "read_footers", "stat_file", "version_of"]
+__all__ = [
+    "FOOTER_THREADS",
+    "TAIL_NBYTES",
+    "Footer",
+    "field_of_leaf",
+    "footer_length",
+    "parse_footer",
+    "read_footers",
+    "stat_file",
+]
 
 MAGIC: Final = b"PAR1"
 FOOTER_THREADS: Final = 8
-_TAIL_NBYTES: Final = 1 << 16
+TAIL_NBYTES: Final = 1 << 16  # of a file: most footers are shorter
+_TAILS: Final = 256  # of remote files, in memory at a time
 
 
 @dataclass(frozen=True)
@@ -85,10 +96,13 @@ def read_footers(paths: Sequence[str], *, filesystem: Any = None) -> list[Footer
     """
     if not paths:
         raise DataError("the Parquet dataset has no files")
-    if len(paths) == 1:
-        return [_read_footer(paths[0], filesystem)]
-    with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
-        footers = list(pool.map(lambda path: _read_footer(path, filesystem), paths))
+    if filesystem is not None:
+        footers = _read_remote(paths, filesystem)
+    elif len(paths) == 1:
+        footers = [_read_footer(paths[0])]
+    else:
+        with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
+            footers = list(pool.map(_read_footer, paths))
     first = footers[0]
     for footer in footers[1:]:
         _check_same_columns(first, footer)
@@ -115,54 +129,116 @@ def stat_file(path: str, filesystem: Any) -> str:
     NotFoundError
         If it is not there.
     """
+    if filesystem is not None:
+        files = remote_files(filesystem)
+        return files.fetcher.start(files.version, path).result()
     try:
-        if filesystem is None:
-            status = os.stat(path)
-            return f"{status.st_size}:{status.st_mtime_ns}"
-        info = filesystem.info(path)
+        status = os.stat(path)
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} is not there; check the path") from error
-    return f"{info['size']}:{version_of(info)}"
+    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def version_of(info: Mapping[str, Any]) -> str:
-    """Tell a file's version from what fsspec says of it.
+def footer_length(path: str, nbytes: int, tail: bytes) -> int:
+    """Tell from a file's last bytes how long its footer is, with the eight bytes that follow it.
 
     Parameters
     ----------
-    info : mapping
-        What its ``info`` returns.
+    path : str
+        The file, for an error.
+    nbytes : int
+        Its size.
+    tail : bytes
+        At least its last eight bytes.
 
     Returns
     -------
-    str
-        The time or tag that changes when the file does; empty if there is none.
+    int
+        Bytes; maybe more than the tail has.
+
+    Raises
+    ------
+    DataError
+        If it is no whole Parquet file.
     """
-    keys = ("ETag", "etag", "mtime", "LastModified", "updated", "created")
-    return str(next((info[key] for key in keys if info.get(key)), ""))
+    length = int.from_bytes(tail[-8:-4], "little") + 8
+    if nbytes < 12 or tail[-4:] != MAGIC or length + 4 > nbytes:
+        raise DataError(f"{path} is no Parquet file, or was cut off ({nbytes} bytes); write it again")
+    return length
 
 
-def _read_footer(path: str, filesystem: Any) -> Footer:
-    size, version = stat_file(path, filesystem).split(":", 1)
-    nbytes = int(size)
+def parse_footer(path: str, content: bytes) -> pq.FileMetaData:
+    """Parse a footer.
+
+    Parameters
+    ----------
+    path : str
+        The file, for an error.
+    content : bytes
+        The footer and the eight bytes that follow it.
+
+    Returns
+    -------
+    pq.FileMetaData
+        As Arrow has it.
+
+    Raises
+    ------
+    DataError
+        If it is damaged.
+    """
     try:
-        with open(path, "rb") if filesystem is None else filesystem.open(path, "rb") as file:
-            tail = _tail(file, nbytes, min(nbytes, _TAIL_NBYTES))
-            length = int.from_bytes(tail[-8:-4], "little") + 8
-            whole = nbytes >= 12 and tail[-4:] == MAGIC and length + 4 <= nbytes
-            if whole and length > len(tail):
+        # The parser wants a file that starts with the magic bytes; the pages between are not looked at.
+        metadata = pq.read_metadata(io.BytesIO(MAGIC + content))
+        metadata.schema.to_arrow_schema()
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path} has a damaged footer: {error}; write it again") from error
+    return metadata
+
+
+def field_of_leaf(schema: pa.Schema) -> list[int]:
+    """Number the fields that Parquet's columns belong to: a struct has one column for each part.
+
+    Parameters
+    ----------
+    schema : pa.Schema
+        Of a file.
+
+    Returns
+    -------
+    list of int
+        For each of Parquet's columns, the field.
+    """
+    return [at for at, field in enumerate(schema) for _ in range(_num_leaves(field.type))]
+
+
+def _read_footer(path: str) -> Footer:
+    version = stat_file(path, None)
+    nbytes = int(version.partition(":")[0])
+    try:
+        with open(path, "rb") as file:
+            tail = _tail(file, nbytes, min(nbytes, TAIL_NBYTES))
+            length = footer_length(path, nbytes, tail)
+            if length > len(tail):
                 tail = _tail(file, nbytes, length)
     except IsADirectoryError as error:
         raise DataError(f"{path} is a directory where a Parquet file should be") from error
-    if not whole:
-        raise DataError(f"{path} is no Parquet file, or was cut off ({nbytes} bytes); write it again")
-    try:
-        # The parser wants a file that starts with the magic bytes; the pages between are not looked at.
-        metadata = pq.read_metadata(io.BytesIO(MAGIC + tail[-length:]))
-        schema = metadata.schema.to_arrow_schema()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path} has a damaged footer: {error}; write it again") from error
-    return _parsed(path, nbytes, version, hashlib.blake2b(tail[-length:], digest_size=16).hexdigest(), metadata, schema)
+    return _parsed(path, version, tail[-length:])
+
+
+def _read_remote(paths: Sequence[str], filesystem: Any) -> list[Footer]:
+    """Read the footers of remote files: versions and tails of many at a time."""
+    files, footers = remote_files(filesystem), []
+    for first in range(0, len(paths), _TAILS):
+        some = paths[first : first + _TAILS]
+        tails = files.fetcher.start(files.tails, some, TAIL_NBYTES).result()
+        for path, (version, tail) in zip(some, tails, strict=True):
+            nbytes = int(version.partition(":")[0])
+            length = footer_length(path, nbytes, tail)
+            if length > len(tail):
+                tail = files.fetcher.start(files.tail, path, nbytes, length).result()
+            footers.append(_parsed(path, version, tail[-length:]))
+    return footers
 
 
 def _tail(file: Any, nbytes: int, length: int) -> bytes:
@@ -170,9 +246,11 @@ def _tail(file: Any, nbytes: int, length: int) -> bytes:
     return bytes(file.read(length))
 
 
-def _parsed(path: str, nbytes: int, version: str, digest: str, metadata: pq.FileMetaData, schema: pa.Schema) -> Footer:
+def _parsed(path: str, version: str, content: bytes) -> Footer:
     """Turn a footer into arrays: its own objects take far more memory."""
-    field_of_leaf = [at for at, field in enumerate(schema) for _ in range(_num_leaves(field.type))]
+    metadata = parse_footer(path, content)
+    schema = metadata.schema.to_arrow_schema()
+    fields = field_of_leaf(schema)
     counted = {
         at for at, field in enumerate(schema) if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
     }
@@ -184,7 +262,7 @@ def _parsed(path: str, nbytes: int, version: str, digest: str, metadata: pq.File
     for number in range(num_groups):
         group = metadata.row_group(number)
         group_rows[number] = group.num_rows
-        for leaf, at in enumerate(field_of_leaf):
+        for leaf, at in enumerate(fields):
             column = group.column(leaf)
             column_nbytes[number, at] += column.total_compressed_size
             decoded_nbytes[at] += column.total_uncompressed_size
@@ -193,7 +271,9 @@ def _parsed(path: str, nbytes: int, version: str, digest: str, metadata: pq.File
                 if statistics is None or not statistics.has_null_count or statistics.null_count:
                     nullable.add(at)
     names = frozenset(schema.field(at).name for at in nullable)
-    return Footer(path, nbytes, version, digest, schema, group_rows, column_nbytes, decoded_nbytes, names)
+    nbytes, written = version.split(":", 1)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return Footer(path, int(nbytes), written, digest, schema, group_rows, column_nbytes, decoded_nbytes, names)
 
 
 def _num_leaves(kind: pa.DataType) -> int:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
-import fsspec
 import pyarrow as pa
 from dask.utils import natural_sort_key
 from fsspec.implementations.local import LocalFileSystem
 
-from dtk.errors import ArgumentError, DataError, NotFoundError
+from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError
 from dtk.sources.columns import close_to
+from dtk.sources.filesystems import SteadyFiles, filesystem_of, storage_options_of
+from dtk.sources.remote import is_transient
 from dtk.sources.spool_manifest import spooled_root
 
 __all__ = ["FORMATS", "Listing", "compression_of", "hive_types", "list_files"]
@@ -52,6 +53,8 @@ class Listing:
         In natural order; for Zarr the store's directory alone.
     filesystem : fsspec.AbstractFileSystem or None
         None for local files.
+    storage_options : mapping of str to object
+        What the file system was made with.
     """
 
     path: str
@@ -59,9 +62,12 @@ class Listing:
     format: str
     files: tuple[str, ...]
     filesystem: Any
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def list_files(path: str | os.PathLike[str], *, format: str | None = None) -> Listing:
+def list_files(
+    path: str | os.PathLike[str], *, format: str | None = None, storage_options: Mapping[str, Any] | None = None
+) -> Listing:
     """Find the files behind a path.
 
     Parameters
@@ -70,6 +76,8 @@ def list_files(path: str | os.PathLike[str], *, format: str | None = None) -> Li
         A file, a directory, a pattern with wildcards, or such a URL.
     format : str, optional
         One of `FORMATS`; guessed from names, then from first bytes, if None.
+    storage_options : mapping, optional
+        For the file system of a URL: an endpoint, credentials.
 
     Returns
     -------
@@ -83,19 +91,25 @@ def list_files(path: str | os.PathLike[str], *, format: str | None = None) -> Li
     DataError
         If a directory has no such files, or the format cannot be told.
     ArgumentError
-        If the format is unknown.
+        If the format is unknown, or there is no such protocol.
+    DependencyError
+        If a package for the protocol is missing.
+    FetchError
+        If a remote store does not answer.
     """
     if format is not None and format not in FORMATS:
         raise ArgumentError(f"format={format!r} is unknown; {close_to(format, FORMATS)}")
     path = os.fspath(path)
-    filesystem, root = fsspec.core.url_to_fs(path)
-    if isinstance(filesystem, LocalFileSystem):
-        filesystem = None
-    fs = filesystem or LocalFileSystem()
-    if filesystem is not None:  # a spool on a local disk is what its directory holds
-        data = spooled_root(root, fs)
-        path, root = path.rstrip("/") + data[len(root.rstrip("/")) :] if data != root else path, data
+    filesystem, root = filesystem_of(path, storage_options)
+    if filesystem is not None:
+        filesystem.invalidate_cache()  # some keep what they listed, and would not see what was written since
+    fs = LocalFileSystem() if filesystem is None else SteadyFiles(filesystem)
+    options = {} if filesystem is None else storage_options_of(path, storage_options)
     is_there = fs.exists(root)  # before its name is taken for a pattern
+    if is_there and filesystem is not None:  # a spool on a local disk is what its directory holds
+        data = _spooled(root, fs)
+        if data != root:
+            path, root, is_there = path.rstrip("/") + data[len(root.rstrip("/")) :], data, fs.exists(data)
     if not is_there and any(wildcard in root for wildcard in "*?["):
         found = [name for name in fs.glob(root) if not _is_hidden(os.path.basename(name))]
         if not found:
@@ -108,14 +122,24 @@ def list_files(path: str | os.PathLike[str], *, format: str | None = None) -> Li
     if _is_zarr(found, fs, format):
         if len(found) > 1:
             raise DataError(f"{path} matches {len(found)} Zarr stores; open one")
-        return Listing(path, root, "zarr", tuple(found), filesystem)
+        return Listing(path, root, "zarr", tuple(found), filesystem, options)
     files = [file for name in found for file in _visible(name, fs)]
     if not files:
         raise DataError(f"{path} is an empty directory; it should hold files of {', '.join(FORMATS)}")
     format = format or _guess(path, files, fs)
     of_format = [file for file in files if _format_of_name(file) == format]
     files = sorted(set(of_format or files), key=natural_sort_key)
-    return Listing(path, root, format, tuple(files), filesystem)
+    return Listing(path, root, format, tuple(files), filesystem, options)
+
+
+def _spooled(root: str, fs: Any) -> str:
+    """Follow a spool's manifest, where one may ask for it: an address or a right may be for a single file."""
+    try:
+        return spooled_root(root, fs)
+    except FetchError as error:
+        if error.__cause__ is None or is_transient(error.__cause__):
+            raise
+        return root
 
 
 def hive_types(listing: Listing) -> dict[str, pa.DataType]:

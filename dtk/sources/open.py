@@ -6,7 +6,7 @@ import glob
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -17,12 +17,14 @@ import pandas as pd
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from dtk.errors import ArgumentError, DataError, SourceError
+from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError, SourceError
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import hive_values
+from dtk.sources.filesystems import SteadyFiles
 from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.remote import steadily
 from dtk.sources.schema import row_nbytes
 from dtk.sources.spool_cache import zarr_store
 
@@ -39,7 +41,11 @@ INDEX_COLUMN: Final = "__index_level_"  # pandas stores an index without a name 
 
 
 def open(
-    path: str | os.PathLike[str], *, format: str | None = None, columns: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    columns: Sequence[str] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> dd.DataFrame | xr.Dataset:
     """Open a table or arrays lazily.
 
@@ -51,6 +57,9 @@ def open(
         "parquet", "csv", "zarr" or "netcdf"; guessed if None.
     columns : sequence of str, optional
         Which columns (or variables), in order; all if None.
+    storage_options : mapping, optional
+        For the file system of a URL, as fsspec takes them: an endpoint, credentials. What is not given comes from the
+        environment and fsspec's configuration.
 
     Returns
     -------
@@ -66,9 +75,13 @@ def open(
     DataError
         If it is empty, damaged, or its files' columns differ; the error names the file.
     ArgumentError
-        If the format is unknown or a column is not there.
+        If the format or the protocol is unknown, or a column is not there.
+    DependencyError
+        If a package for the protocol of a URL is missing.
+    FetchError
+        If a remote store does not answer.
     """
-    return open_listing(list_files(path, format=format), columns)
+    return open_listing(list_files(path, format=format, storage_options=storage_options), columns)
 
 
 def open_listing(listing: Listing, columns: Sequence[str] | None = None) -> dd.DataFrame | xr.Dataset:
@@ -211,7 +224,8 @@ def _open_csv(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:
         raise DataError(f"{listing.path} has column names but no rows")
     names = checked_columns(columns, [str(name) for name in heads[0].columns])
     # A compressed file can only be read from its start: it is one partition.
-    options = {"compression": compression, "blocksize": None} if compression else {}
+    options: dict[str, Any] = {"compression": compression, "blocksize": None} if compression else {}
+    options |= {"storage_options": dict(listing.storage_options)} if listing.storage_options else {}
     protocol = f"{listing.path.split('://', 1)[0]}://" if listing.filesystem is not None else ""
     dtypes = pd.concat(filled).dtypes.to_dict()  # Dask's own guess is from ten rows
     if any(len(head) == num_rows for head in filled):  # there may be more rows, and gaps in them
@@ -236,7 +250,9 @@ def _csv_head(file: str, *, fs: Any, compression: str | None, separator: str, nu
 def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
     import xarray as xr
 
-    root, fs = listing.files[0], listing.filesystem or LocalFileSystem()
+    root, fs = listing.files[0], LocalFileSystem()
+    if listing.filesystem is not None:
+        fs = SteadyFiles(listing.filesystem)
     is_array, consolidated = _zarr_kind(root, fs)
     if is_array:
         raise DataError(
@@ -244,8 +260,11 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
             " xarray.Dataset({'values': (dims, array)}).to_zarr(path)"
         )
     store = zarr_store(listing)
+    open_zarr = partial(xr.open_zarr, store, consolidated=consolidated)
+    if isinstance(store, str) and listing.filesystem is not None:
+        open_zarr = partial(steadily, listing.path, open_zarr, storage_options=dict(listing.storage_options))
     try:
-        data = xr.open_zarr(store, chunks={}, consolidated=consolidated)
+        data = open_zarr(chunks={})
         shards = {
             dim: size
             for variable in data.variables.values()
@@ -254,7 +273,9 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
         if shards:  # a piece of a shard costs a look into the shard's index: read whole ones
             with warnings.catch_warnings():  # variables without shards may have other chunks, small as they are
                 warnings.filterwarnings("ignore", "The specified chunks separate the stored chunks")
-                data = xr.open_zarr(store, chunks=shards, consolidated=consolidated)
+                data = open_zarr(chunks=shards)
+    except (FetchError, NotFoundError):
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{listing.path} cannot be read as Zarr: {error}") from error
     return _checked_dataset(data, listing.path, columns)

@@ -18,10 +18,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dtk.errors import DataError
+from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources.columns import checked_columns
 from dtk.sources.facts import changed_columns, changed_files, column_facts, file_facts, short_digest
 from dtk.sources.footers import Footer, read_footers, stat_file
+from dtk.sources.remote import Fetch, FetchCost
+from dtk.sources.remote_files import remote_files
+from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_group
 
 __all__ = ["ParquetSource"]
 
@@ -67,6 +70,8 @@ class ParquetSource:
         For each column that the directories' names hold, its value in each file.
     as_dictionaries : tuple of str
         Columns of text that are read as codes of a dictionary.
+    remote_cost : FetchCost or None
+        What fetching the chunks takes; None for local files.
     """
 
     root: str
@@ -83,6 +88,7 @@ class ParquetSource:
     nullable: frozenset[str]
     hive: Mapping[str, pa.Array]
     as_dictionaries: tuple[str, ...] = ()
+    remote_cost: FetchCost | None = None
 
     @classmethod
     def from_files(
@@ -194,6 +200,7 @@ class ParquetSource:
             decoded_nbytes=decoded,
             nullable=_nullable(footers, hive) & set(kept),
             hive=hive,
+            remote_cost=None if filesystem is None else fetch_cost(footers, kept, groups, num_kept=KEPT_FOOTERS),
         )
 
     def with_dictionaries(self) -> ParquetSource:
@@ -262,7 +269,44 @@ class ParquetSource:
     def _rows_of_files(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.file_of_chunk, self.chunk_rows, minlength=len(self.names)).astype(np.int64)
 
-    def read(self, chunk: int, columns: Sequence[str] | None = None) -> pa.Table:
+    def fetch_cost(self, columns: Sequence[str] | None = None) -> FetchCost | None:
+        """Return what fetching the chunks takes.
+
+        Parameters
+        ----------
+        columns : sequence of str, optional
+            What is counted is all of the source's columns.
+
+        Returns
+        -------
+        FetchCost or None
+            None for local files.
+        """
+        return self.remote_cost
+
+    def fetch(self, chunk: int, columns: Sequence[str] | None = None) -> Fetch:
+        """Start to fetch what `read` will need of a remote file.
+
+        Parameters
+        ----------
+        chunk : int
+            From 0 to ``num_chunks - 1``.
+        columns : sequence of str, optional
+            Which columns; all of the source's if None.
+
+        Returns
+        -------
+        list of concurrent.futures.Future
+            To be given to `read`, or cancelled; nothing for local files.
+        """
+        if self.filesystem is None:
+            return []
+        file, names = int(self.file_of_chunk[chunk]), checked_columns(columns, self.schema.names)
+        stored = [name for name in names if name not in self.hive]
+        path, group = self.root + self.names[file], int(self.row_group[chunk])
+        return [start_row_group(remote_files(self.filesystem), path, self.versions[file], group, stored, _FOOTERS)]
+
+    def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.
 
         Parameters
@@ -271,6 +315,8 @@ class ParquetSource:
             From 0 to ``num_chunks - 1``.
         columns : sequence of str, optional
             Which columns, in order; all of the source's if None.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch` returned for the same chunk and columns.
 
         Returns
         -------
@@ -283,15 +329,19 @@ class ParquetSource:
             If a column is not there.
         DataError
             If the file is damaged, or was changed since the source was made.
+        FetchError
+            If a remote store does not give it.
         """
         file = int(self.file_of_chunk[chunk])
         names, stored = self._named(columns)
-        with self._naming(chunk), self._open(file) as opened:
+        with self._naming(chunk), self._open(file, fetched or self.fetch(chunk, columns)) as opened:
             table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
         return self._with_hive(table, names, file)
 
-    def read_slices(self, chunk: int, num_rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Read a row group from its start, a slice after the other; it is never whole in memory.
+    def read_slices(
+        self, chunk: int, num_rows: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None
+    ) -> Iterator[pa.Table]:
+        """Read a row group from its start, a slice after the other; it is never decoded whole.
 
         Parameters
         ----------
@@ -301,6 +351,8 @@ class ParquetSource:
             Rows of a slice; the last one may have fewer.
         columns : sequence of str, optional
             Which columns, in order; all of the source's if None.
+        fetched : list of concurrent.futures.Future, optional
+            What `fetch` returned for the same chunk and columns.
 
         Yields
         ------
@@ -313,10 +365,12 @@ class ParquetSource:
             If a column is not there.
         DataError
             If the file is damaged, or was changed since the source was made.
+        FetchError
+            If a remote store does not give it.
         """
         file = int(self.file_of_chunk[chunk])
         names, stored = self._named(columns)
-        with self._naming(chunk), self._open(file, is_kept=False) as opened:
+        with self._naming(chunk), self._open(file, fetched or self.fetch(chunk, columns), is_kept=False) as opened:
             slices = opened.iter_batches(
                 num_rows, row_groups=[int(self.row_group[chunk])], columns=stored, use_threads=False
             )
@@ -364,35 +418,30 @@ class ParquetSource:
         """Name the row group in what goes wrong."""
         try:
             yield
+        except (FetchError, NotFoundError):
+            raise
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.describe(chunk)} cannot be read: {error}; write the file again") from error
 
     @contextmanager
-    def _open(self, file: int, *, is_kept: bool = True) -> Iterator[pq.ParquetFile]:
+    def _open(self, file: int, fetched: Fetch, *, is_kept: bool = True) -> Iterator[pq.ParquetFile]:
         """Open a file for one read, or take up the one that this thread has open."""
+        if fetched:
+            content: RowGroupBytes = fetched[0].result()
+            dictionaries = list(self.as_dictionaries)
+            with pq.ParquetFile(
+                content.file, metadata=content.footer, read_dictionary=dictionaries, pre_buffer=False
+            ) as opened:
+                yield opened
+            return
         path = self.root + self.names[file]
         version = self.versions[file]
-        if stat_file(path, self.filesystem) != version:
+        if stat_file(path, None) != version:
             raise DataError(f"{path} was changed since it was opened; open the data again")
-        if self.filesystem is None:
-            mapped, opened = (
-                _KEPT.get(path, version, self.as_dictionaries)
-                if is_kept
-                else _mapped(path, version, self.as_dictionaries)
-            )
-            yield opened
-            mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
-            return
-        footer = _FOOTERS.get((path, version))
-        with (
-            self.filesystem.open(path, "rb") as where,
-            pq.ParquetFile(
-                where, metadata=footer, read_dictionary=list(self.as_dictionaries), pre_buffer=True
-            ) as opened,
-        ):
-            if footer is None:
-                _FOOTERS.put((path, version), opened.metadata)
-            yield opened
+        key = path, version, self.as_dictionaries
+        mapped, opened = _KEPT.get(*key) if is_kept else _mapped(*key)
+        yield opened
+        mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
 
 
 class _Kept(threading.local):

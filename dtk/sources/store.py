@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dtk.sources.footers import version_of
+from dtk.sources.remote_files import tag_of
 
 __all__ = ["list_objects", "snapshot_of", "store_place"]
 
@@ -93,7 +93,7 @@ def _of_filesystem(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
     root = store.path.rstrip("/")
     listed: dict[str, dict[str, Any]] = sync(store.fs._find(f"{root}/{prefix}".rstrip("/"), detail=True))
     start = len(store.fs._strip_protocol(root).rstrip("/")) + 1
-    return {path[start:]: (int(info["size"]), version_of(info)) for path, info in listed.items()}
+    return {path[start:]: (int(info["size"]), tag_of(info)) for path, info in listed.items()}
 
 
 def _of_store(store: Any, prefix: str) -> dict[str, tuple[int, str]]:

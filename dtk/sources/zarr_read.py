@@ -10,6 +10,7 @@ import os
 import struct
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import product
 from threading import Lock
@@ -20,8 +21,18 @@ import zarr
 from numpy.typing import NDArray
 
 from dtk.errors import DataError
+from dtk.sources.remote import FetchCost, gathered
+from dtk.sources.remote_zarr import (
+    Objects,
+    ShardPart,
+    in_memory,
+    is_remote,
+    object_url,
+    start_objects,
+    store_fetcher,
+)
 
-__all__ = ["Region", "Scratch", "read_region", "stored_chunk_nbytes"]
+__all__ = ["Region", "Scratch", "fetch_region", "read_region", "region_cost", "stored_chunk_nbytes"]
 
 Region = tuple[slice, ...]
 Decode = Callable[[Any, Any], Any]
@@ -73,7 +84,34 @@ class _Layout:
     index: slice | None = None  # where a shard has its index; None without shards
 
 
-def read_region(array: zarr.Array[Any], region: Region, out: NDArray[Any], scratch: Scratch) -> None:
+def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
+    """Start to fetch the objects of a part of an array.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        In a remote store.
+    region : tuple of slice
+        For each dimension, start and stop.
+
+    Returns
+    -------
+    concurrent.futures.Future
+        For `read_region`.
+    """
+    layout = _layout(array)
+    outer = layout.outer if layout else tuple(array.shards or array.chunks)
+    parts = {_path(array, cell): _shard_part(layout, cell, region) for cell in _cells(region, outer)}
+    return start_objects(array.store_path.store, parts)
+
+
+def read_region(
+    array: zarr.Array[Any],
+    region: Region,
+    out: NDArray[Any],
+    scratch: Scratch,
+    fetched: Future[Objects] | None = None,
+) -> None:
     """Read a part of an array.
 
     Parameters
@@ -86,44 +124,113 @@ def read_region(array: zarr.Array[Any], region: Region, out: NDArray[Any], scrat
         Where to, of the region's shape and the array's dtype.
     scratch : Scratch
         The thread's own.
+    fetched : concurrent.futures.Future, optional
+        What `fetch_region` returned for the same part; it is fetched now if None and the store is remote.
 
     Raises
     ------
     DataError
         If a chunk is damaged; it is named.
+    FetchError
+        If a remote store does not give it.
     """
     layout = _layout(array)
+    if fetched is None and is_remote(array.store_path.store):
+        fetched = fetch_region(array, region)
+    objects = None if fetched is None else fetched.result()
     if layout is None:
-        _through_zarr(array, region, out)
+        _through_zarr(array, region, out, objects)
         return
     for cell in _cells(region, layout.outer):
-        key = array.metadata.encode_chunk_key(cell)
-        path = f"{array.store_path.path}/{key}" if array.store_path.path else key
+        path = _path(array, cell)
         try:
-            encoded = _get(array.store_path.store, path, scratch)
+            encoded = _get(array.store_path.store, path, scratch) if objects is None else objects[path]
             _place(layout, cell, encoded, region, out, scratch)
         except (RuntimeError, ValueError, struct.error, OSError) as error:
-            raise DataError(f"{array.store_path.store}/{path} cannot be decoded: {error}; write it again") from error
+            where = object_url(array.store_path.store, path)
+            raise DataError(f"{where} cannot be decoded: {error}; write it again") from error
 
 
-def _through_zarr(array: zarr.Array[Any], region: Region, out: NDArray[Any]) -> None:
+def region_cost(
+    array: zarr.Array[Any], region: Region, axis: int, edges: NDArray[np.int64], object_nbytes: float
+) -> FetchCost:
+    """Estimate what fetching runs of a part of an array takes.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        In a remote store.
+    region : tuple of slice
+        For each dimension, start and stop; along the axis, the first run's.
+    axis : int
+        The dimension that is cut into runs.
+    edges : numpy.ndarray
+        An int64 ``[runs + 1]``: where runs begin and end, counted from the start of the region.
+    object_nbytes : float
+        Bytes of an object in the store.
+
+    Returns
+    -------
+    FetchCost
+        By run.
+    """
+    layout, sizes = _layout(array), array.shards or array.chunks
+    first, size = region[axis].start, sizes[axis]
+    others = [len(range(part.start // step, -(-part.stop // step))) for part, step in zip(region, sizes, strict=True)]
+    others[axis] = 1
+    objects = (-(-(edges[1:] + first) // size) - (edges[:-1] + first) // size) * int(np.prod(others, dtype=np.int64))
+    part = _shard_part(layout, next(_cells(region, sizes)), region)
+    share = 1.0 if part is None else len(part.wanted) / int(np.prod(part.grid))
+    requests = objects if part is None else 2 * objects  # its index, and what is wanted of it
+    return FetchCost(np.ceil(objects * object_nbytes * share).astype(np.int64), requests.astype(np.int64))
+
+
+def _path(array: zarr.Array[Any], cell: tuple[int, ...]) -> str:
+    """Return where in its store an object lies."""
+    key = array.metadata.encode_chunk_key(cell)
+    return f"{array.store_path.path}/{key}" if array.store_path.path else key
+
+
+def _shard_part(layout: _Layout | None, cell: tuple[int, ...], region: Region) -> ShardPart | None:
+    """Choose the chunks of a shard to fetch; None for all of it, which is one request, where most are wanted."""
+    if layout is None or layout.index is None:
+        return None
+    grid = _grid(layout)
+    wanted = tuple(_cells(_within(layout, cell, region), layout.inner))
+    return ShardPart(layout.index, grid, wanted) if 2 * len(wanted) <= int(np.prod(grid)) else None
+
+
+def _grid(layout: _Layout) -> tuple[int, ...]:
+    return tuple(-(-outer // inner) for outer, inner in zip(layout.outer, layout.inner, strict=True))
+
+
+def _within(layout: _Layout, cell: tuple[int, ...], region: Region) -> Region:
+    """Return the part of a region that lies in a shard, counted from where the shard begins."""
+    return tuple(
+        slice(max(part.start - number * size, 0), min(part.stop - number * size, size))
+        for part, number, size in zip(region, cell, layout.outer, strict=True)
+    )
+
+
+def _through_zarr(array: zarr.Array[Any], region: Region, out: NDArray[Any], objects: Objects | None) -> None:
     """Read by zarr's own pipeline, and find out which chunk is damaged if it fails."""
+    readable = array if objects is None else in_memory(array, objects)
     try:
-        out[...] = array[region]
+        out[...] = readable[region]
     except MemoryError:
         raise
     except Exception as error:  # codecs raise what they like
-        raise DataError(f"{_damaged(array, region)} cannot be decoded: {error}; write it again") from error
+        raise DataError(f"{_damaged(array, readable, region)} cannot be decoded: {error}; write it again") from error
 
 
-def _damaged(array: zarr.Array[Any], region: Region) -> str:
+def _damaged(array: zarr.Array[Any], readable: zarr.Array[Any], region: Region) -> str:
     """Name the first chunk of a region that cannot be read."""
     shape = tuple(array.shards or array.chunks)
     for cell in _cells(region, shape):
         try:
-            array[tuple(slice(number * size, (number + 1) * size) for number, size in zip(cell, shape, strict=True))]
+            readable[tuple(slice(number * size, (number + 1) * size) for number, size in zip(cell, shape, strict=True))]
         except Exception:
-            return f"{array.store_path}/{array.metadata.encode_chunk_key(cell)}"
+            return object_url(array.store_path.store, _path(array, cell))
     return str(array.store_path)
 
 
@@ -147,13 +254,8 @@ def _place(
     if encoded is None or layout.index is None:
         _decode(layout, _box(origin, layout.outer), encoded, region, out, scratch)
         return
-    grid = [-(-outer // inner) for outer, inner in zip(layout.outer, layout.inner, strict=True)]
-    offsets = np.frombuffer(encoded[layout.index], "<u8").reshape(*grid, 2)  # of each chunk: first byte, bytes
-    wanted = tuple(
-        slice(max(part.start - start, 0), min(part.stop - start, size))
-        for part, start, size in zip(region, origin, layout.outer, strict=True)
-    )
-    for inner in _cells(wanted, layout.inner):
+    offsets = np.frombuffer(encoded[layout.index], "<u8").reshape(*_grid(layout), 2)  # of each chunk: first byte, bytes
+    for inner in _cells(_within(layout, cell, region), layout.inner):
         begin, nbytes = offsets[inner].tolist()
         chunk = None if begin == _ABSENT else encoded[begin : begin + nbytes]
         start = [first + number * size for first, number, size in zip(origin, inner, layout.inner, strict=True)]
@@ -316,17 +418,18 @@ def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
     float
         The mean of at most 16, those that are not there left out; 0 if none is there.
     """
-    from zarr.core.sync import sync
-
     grid = [-(-size // chunk) for size, chunk in zip(array.shape, array.shards or array.chunks, strict=True)]
     total = int(np.prod(grid, dtype=np.int64))
-    sizes = []
-    for number in np.unique(np.linspace(0, total - 1, min(total, _SAMPLED_CHUNKS)).astype(np.int64)).tolist():
-        cell = tuple(int(index) for index in np.unravel_index(number, grid)) if grid else ()
-        key = array.metadata.encode_chunk_key(cell)
-        path = f"{array.store_path.path}/{key}" if array.store_path.path else key
+    numbers = np.unique(np.linspace(0, total - 1, min(total, _SAMPLED_CHUNKS)).astype(np.int64)).tolist()
+    cells = [tuple(int(index) for index in np.unravel_index(number, grid)) if grid else () for number in numbers]
+    store, fetcher = array.store_path.store, store_fetcher()
+
+    async def _size(path: str) -> int | None:
         try:
-            sizes.append(sync(array.store_path.store.getsize(path)))
+            return await fetcher.request(object_url(store, path), lambda: store.getsize(path))
         except FileNotFoundError:
-            continue
+            return None
+
+    found = fetcher.start(gathered, (_size(_path(array, cell)) for cell in cells)).result()
+    sizes = [nbytes for nbytes in found if nbytes is not None]
     return float(np.mean(sizes)) if sizes else 0.0

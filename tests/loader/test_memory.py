@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.object_server import serve
+
 SCRIPT = """
 import sys, threading, time
 import pyarrow as pa
@@ -27,11 +29,11 @@ elif kind == "share":
     data, _ = dtk.split(data, fractions=[0.05, 0.95])
 elif kind == "column":
     data = data.assign(y=data.x0 + data.x1)
-elif kind in ("file", "drawn"):
+elif kind in ("file", "drawn", "remote"):
     data = path
 elif kind == "windows":
     data, window = path, dtk.Window("time", history=3, lead=1)
-for memory in ("64 MiB", "160 MiB", "256 MiB"):
+for memory in ("64 MiB", "160 MiB", "256 MiB", "384 MiB"):
     sampling = "x2" if kind == "drawn" else None
     loader = Loader(
         data, target="x1", sampling=sampling, window=window, global_batch_size=256, memory=memory, read_threads=2
@@ -82,9 +84,14 @@ def series(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", ["file", "column", "filter", "share", "drawn"])
+@pytest.mark.parametrize(
+    "kind", ["file", "column", "filter", "share", "drawn", pytest.param("remote", marks=pytest.mark.slow)]
+)
 def test_what_is_held_is_what_was_planned(parquet, kind):
-    check(parquet, kind)
+    if kind == "remote":
+        pytest.importorskip("aiohttp")
+    with serve(os.path.dirname(parquet)) as server:
+        check(f"{server.url}/data.parquet" if kind == "remote" else parquet, kind)
 
 
 def test_windows_are_held_as_planned(series):

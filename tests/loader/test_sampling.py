@@ -342,9 +342,9 @@ def test_counting_reads_only_the_columns_that_tell(path, monkeypatch):
     df = dd.read_parquet(path)
     read, original = [], ParquetSource.read
 
-    def noting(self, chunk, columns=None):
+    def noting(self, chunk, columns=None, **options):
         read.append(columns)
-        return original(self, chunk, columns)
+        return original(self, chunk, columns, **options)
 
     monkeypatch.setattr(ParquetSource, "read", noting)
     loader_of(df[df.number > 500], sampling="balanced").count()

@@ -1,0 +1,192 @@
+"""Row groups of remote Parquet files: fetched in a few requests at once, decoded from memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Future
+from typing import Any, Final, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dtk.errors import FetchError
+from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
+from dtk.sources.footers import TAIL_NBYTES, Footer, field_of_leaf, footer_length, parse_footer
+from dtk.sources.remote import FetchCost, gathered
+from dtk.sources.remote_files import RemoteFiles, SharedTask
+
+__all__ = ["RowGroupBytes", "fetch_cost", "start_row_group"]
+
+_CHECK_REQUESTS: Final = 1  # to see that a file is still the same
+
+
+class RowGroupBytes(NamedTuple):
+    """What of a file was fetched for a row group.
+
+    Parameters
+    ----------
+    file : PartialFile
+        The columns' bytes where they belong.
+    footer : pq.FileMetaData
+        The file's.
+    """
+
+    file: PartialFile
+    footer: pq.FileMetaData
+
+
+class _KeptFooters(Protocol):
+    def get(self, key: tuple[str, str]) -> pq.FileMetaData | None: ...
+
+    def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None: ...
+
+
+def start_row_group(
+    files: RemoteFiles, path: str, version: str, group: int, columns: Sequence[str], kept: _KeptFooters
+) -> Future[RowGroupBytes]:
+    """Start to fetch a row group.
+
+    Parameters
+    ----------
+    files : RemoteFiles
+        Where the file lies.
+    path : str
+        The file.
+    version : str
+        What it was when it was opened; another one is refused.
+    group : int
+        The row group within the file.
+    columns : sequence of str
+        Which columns.
+    kept : object
+        Footers by path and version, with ``get`` and ``put``.
+
+    Returns
+    -------
+    concurrent.futures.Future
+        Raises `DataError` where the file was changed, `FetchError` where the store does not give it.
+    """
+    return files.fetcher.start(_row_group, files, path, version, group, columns, kept)
+
+
+async def _row_group(
+    files: RemoteFiles, path: str, version: str, group: int, columns: Sequence[str], kept: _KeptFooters
+) -> RowGroupBytes:
+    nbytes = int(version.partition(":")[0])
+
+    async def content() -> tuple[pq.FileMetaData, list[tuple[int, Any]]]:
+        footer = kept.get((path, version)) or await _shared_footer(files, path, version, kept)
+        return footer, await files.ranges(path, column_spans(footer, group, columns))
+
+    check: Coroutine[Any, Any, Any] = files.check_version(path, version)
+    try:
+        (footer, parts), _ = await gathered([content(), check])
+    except FetchError:
+        await files.check_version(path, version)  # that a file was changed says more
+        raise
+
+    def read_missing(start: int, stop: int) -> bytes:  # by a decoder that reads more than a column's own bytes
+        return files.fetcher.start(files.range, path, start, stop).result()
+
+    return RowGroupBytes(PartialFile(nbytes, parts, read_missing), footer)
+
+
+async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
+    """Fetch a footer once for all row groups of its file that are being fetched."""
+    shared = files.footers.get((path, version))
+    if shared is None or shared.task.done():
+        shared = SharedTask(asyncio.ensure_future(_footer(files, path, version, kept)))
+        files.footers[path, version] = shared
+    shared.waiting += 1
+    try:
+        return await asyncio.shield(shared.task)  # who gives up does not take it from the others
+    finally:
+        shared.waiting -= 1
+        if not shared.waiting:
+            shared.task.cancel()
+            files.footers.pop((path, version), None)
+
+
+async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
+    nbytes = int(version.partition(":")[0])
+    tail = await files.tail(path, nbytes, TAIL_NBYTES)
+    length = footer_length(path, nbytes, tail)
+    if length > len(tail):
+        tail = await files.tail(path, nbytes, length)
+    footer = parse_footer(path, tail[-length:])
+    kept.put((path, version), footer)
+    return footer
+
+
+def column_spans(footer: pq.FileMetaData, group: int, columns: Sequence[str]) -> list[Span]:
+    """Find where the columns of a row group lie in their file.
+
+    Parameters
+    ----------
+    footer : pq.FileMetaData
+        The file's.
+    group : int
+        The row group.
+    columns : sequence of str
+        Which columns.
+
+    Returns
+    -------
+    list of (int, int)
+        First byte, and the one after the last; for each stored column, of which a struct has several.
+    """
+    schema: pa.Schema = footer.schema.to_arrow_schema()
+    wanted = {schema.get_field_index(name) for name in columns}
+    row_group = footer.row_group(group)
+    spans = []
+    for leaf, field in enumerate(field_of_leaf(schema)):
+        if field in wanted:
+            column = row_group.column(leaf)
+            start = column.data_page_offset
+            if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
+                start = column.dictionary_page_offset
+            spans.append((start, start + column.total_compressed_size))
+    return spans
+
+
+def fetch_cost(
+    footers: Sequence[Footer], columns: Sequence[str], groups: Sequence[npt.NDArray[Any]], *, num_kept: int
+) -> FetchCost:
+    """Estimate what fetching row groups takes.
+
+    Parameters
+    ----------
+    footers : sequence of Footer
+        One a file.
+    columns : sequence of str
+        Which columns.
+    groups : sequence of numpy.ndarray
+        For each file, the row groups wanted.
+    num_kept : int
+        Footers that a process keeps; where there are more files, they are fetched with each row group.
+
+    Returns
+    -------
+    FetchCost
+        By row group: the columns' bytes and small gaps between them.
+    """
+    nbytes, requests = [], []
+    for footer, group in zip(footers, groups, strict=True):
+        at = np.sort([index for name in columns if (index := footer.schema.get_field_index(name)) >= 0])
+        stored = footer.column_nbytes[group]
+        stops = np.cumsum(stored, axis=1)
+        if not len(at):
+            nbytes.append(np.zeros(len(group), np.int64))
+            requests.append(np.full(len(group), _CHECK_REQUESTS, np.int64))
+            continue
+        gaps = (stops - stored)[:, at[1:]] - stops[:, at[:-1]]
+        is_fetched = gaps <= GAP_NBYTES
+        nbytes.append(stored[:, at].sum(axis=1) + np.where(is_fetched, gaps, 0).sum(axis=1))
+        runs = 1 + np.count_nonzero(~is_fetched, axis=1)
+        requests.append(_CHECK_REQUESTS + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
+    are_kept = len(footers) <= num_kept
+    each = np.concatenate(requests) + (0 if are_kept else 1)
+    return FetchCost(np.concatenate(nbytes), each, once=len(footers) if are_kept else 0)

@@ -1,0 +1,199 @@
+"""The loader over remote data: the same batches as over local files, within its bytes, and a clean end at any time."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import xarray as xr
+
+import dtk
+from benchmarks.object_server import serve
+from dtk.errors import FetchError, MemoryLimitError
+from dtk.loader import Loader
+from dtk.loader.ahead import Ahead, fetch_limit_nbytes
+from dtk.sources import remote
+from dtk.sources.remote import FetchCost, Retries
+
+pytest.importorskip("aiohttp")  # what fsspec speaks HTTP with
+
+GROUP = 500
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    path = tmp_path_factory.mktemp("ahead")
+    (path / "table").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        table = pa.table({**{f"x{at}": rng.random(3000, np.float32) for at in range(6)}, "y": rng.integers(0, 2, 3000)})
+        pq.write_table(table, path / "table" / f"{number}.parquet", row_group_size=GROUP)
+    grid = xr.Dataset({"x": (("t", "a", "b"), rng.random((300, 64, 8), np.float32)), "y": (("t",), np.arange(300.0))})
+    encoding = {"x": {"chunks": (4, 32, 8), "shards": (20, 64, 8)}, "y": {"chunks": (20,)}}
+    grid.to_zarr(path / "grid", encoding=encoding, consolidated=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def module_server(directory):
+    with serve(directory) as server:
+        yield server
+
+
+@pytest.fixture
+def server(module_server, monkeypatch):
+    monkeypatch.setattr(remote, "RETRIES", Retries(attempts=3, first_s=0.01))
+    module_server.behave()
+    return module_server
+
+
+def loaders(directory, server, kind, **options):
+    """Return the loaders of local and of remote data; there is memory enough for the same pool in both."""
+    options = {"target": "y", "global_batch_size": 64, "memory": "1 GiB"} | options
+    places = str(directory), server.url
+    if kind == "expression":
+        data = [dtk.open(f"{place}/table/") for place in places]
+        return [Loader(one[one.x0 < 0.5].assign(z=one.x1 + one.x2), **options) for one in data]
+    return [Loader(f"{place}/{kind}/", **options) for place in places]
+
+
+def read_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("dtk-read")]
+
+
+@pytest.mark.parametrize("kind", ["table", "grid", "expression"])
+def test_batches_equal_those_of_local_files(directory, server, kind):
+    local, there = loaders(directory, server, kind)
+    server.behave(fail=4)
+    assert there.plan.order.digest == local.plan.order.digest
+    for _ in range(2):
+        batches = 0
+        for ours, theirs in zip(there, local, strict=True):
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+            batches += 1
+        assert batches == len(local) > 2
+
+
+def test_the_plan_counts_requests_and_bytes(directory, server):
+    local, there = loaders(directory, server, "table")
+    assert (local.plan.num_requests(1), local.plan.fetch_nbytes) == (24 * 7, 0)
+    assert there.plan.num_requests(1) == 4 + 24 * 2  # a footer each, and two for each row group
+    assert there.plan.fetch_nbytes == there.plan.epoch_nbytes  # there is room for all
+    extra = there.plan.memory_nbytes(1) - local.plan.memory_nbytes(1)
+    assert extra == 4 * there.plan.fetch_nbytes  # on the way, and beside what is decoded of it
+    assert there.plan.explain([1]).rows[0][4] == f"{4 + 24 * 2}"
+    dtk.sources.parquet._FOOTERS._kept.clear()
+    server.behave()
+    for _ in there:
+        pass
+    counts = server.counts()
+    assert counts["GET"] + counts["HEAD"] == there.plan.num_requests(1)
+
+
+def test_a_plan_that_is_refused_names_memory_that_is_enough(directory, server):
+    with pytest.raises(MemoryLimitError) as caught:
+        loaders(directory, server, "table", memory="30 KiB", global_batch_size=500)[1].plan.check()
+    enough = str(caught.value).partition("pass memory='")[2].partition("'")[0]
+    loaders(directory, server, "table", memory=enough, global_batch_size=500)[1].plan.check()
+
+
+class Slow:
+    """A source whose fetches end when the test says so."""
+
+    def __init__(self, nbytes):
+        self.cost = FetchCost(np.asarray(nbytes), np.ones(len(nbytes), np.int64))
+        self.started = []
+
+    def fetch_cost(self, columns):
+        return self.cost
+
+    def fetch(self, chunk, columns):
+        self.started.append((chunk, Future()))
+        return [self.started[-1][1]]
+
+
+def test_fetches_run_ahead_in_order_within_their_bytes():
+    source, chunks = Slow([10, 40, 10, 10, 90, 10, 10]), np.array([6, 5, 4, 3, 2, 1, 0])
+    ahead = Ahead(source, columns=[], chunks=chunks, limit_nbytes=50)
+    assert [chunk for chunk, _ in source.started] == [6, 5]
+    ahead.take()
+    ahead.take()
+    assert ahead.peak_nbytes == 20
+    ahead.take()  # too large to be ahead of its turn
+    assert [chunk for chunk, _ in source.started] == [6, 5, 4, 3, 2]
+    ahead.close()
+    assert [future.cancelled() for _, future in source.started] == [False, False, False, True, True]
+
+
+def test_without_bytes_nothing_runs_ahead():
+    source = Slow([10, 10])
+    ahead = Ahead(source, columns=[], chunks=np.array([1, 0]), limit_nbytes=0)
+    assert not source.started
+    ahead.take()
+    assert [chunk for chunk, _ in source.started] == [1]
+
+
+def test_small_fetches_never_exceed_the_limit():
+    nbytes = np.random.default_rng(0).integers(1, 30, 200)
+    source = Slow(nbytes)
+    ahead = Ahead(source, columns=[], chunks=np.arange(200), limit_nbytes=100)
+    for taken in range(200):
+        fetch = ahead.take()
+        under_way = range(taken + 1, len(source.started))
+        assert fetch[0] is source.started[taken][1]
+        assert sum(nbytes[at] for at in under_way) <= 100
+        if under_way.stop < 200:
+            assert sum(nbytes[at] for at in under_way) + nbytes[under_way.stop] > 100
+    assert 70 < ahead.peak_nbytes <= 100
+
+
+def test_the_share_of_the_memory():
+    nbytes = np.array([10, 30, 20])
+    assert [fetch_limit_nbytes(nbytes, limit) for limit in (80, 800, 4000)] == [30, 50, 60]
+
+
+@pytest.mark.parametrize("end", ["break", "exception"])
+def test_an_end_with_requests_under_way_leaves_no_thread(directory, server, end):
+    _, there = loaders(directory, server, "table", read_threads=2, memory="2 MiB")
+    assert there.plan.fetch_nbytes < there.plan.epoch_nbytes
+    server.behave(delay_s=0.2)
+    try:
+        for _ in there:
+            assert read_threads()
+            if end == "break":
+                break
+            raise RuntimeError("from the loop")
+    except RuntimeError:
+        pass
+    assert not read_threads()
+    server.behave()
+    assert sum(1 for _ in there) == len(there)
+
+
+def test_an_end_does_not_wait_for_what_is_tried_again(directory, server, monkeypatch):
+    _, there = loaders(directory, server, "table", memory="2 MiB")
+    batches = iter(there)
+    next(batches)
+    monkeypatch.setattr(remote, "RETRIES", Retries(attempts=3, first_s=600.0, most_s=600.0))
+    server.behave(fail=1000)
+    for _ in range(10):
+        next(batches)
+    batches.close()  # would hang for ten minutes
+    assert not read_threads()
+
+
+def test_a_store_that_stays_away_is_named(directory, server):
+    for kind, where in (("table", r"/table/\d\.parquet"), ("grid", "/grid/x/c/")):
+        _, there = loaders(directory, server, kind)
+        assert len(there)
+        server.behave(fail=10_000)
+        with pytest.raises(FetchError, match=where + ".* was not fetched in 3 attempts: .*503"):
+            next(iter(there))
+        assert not read_threads()
+        server.behave()

@@ -62,6 +62,12 @@ def test_the_quickstart_runs_under_the_guard_that_it_asks_for(tmp_path: Path, no
     assert len(pd.read_parquet(tmp_path / "predictions.parquet")) > 2000
 
 
+def test_the_code_of_the_loaders_page_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks((ROOT / "docs" / "loader.md").read_text(encoding="utf-8")))
+    assert "of the entropy of a full shuffle's" in run(code, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} >= {"flights", "sky.zarr", "plan.html", "scratch"}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_links_lead_to_files(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):

@@ -13,27 +13,26 @@ from typing import Any, Final, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError
 from dtk.loader.dataset import LoaderDataset
-from dtk.loader.encoder import Encoder, LabelledEncoder, make_encoder
-from dtk.loader.grids import GridEncoder
+from dtk.loader.encoder import Encoder, LabelledEncoder
+from dtk.loader.intake import take_rows, take_windows
+from dtk.loader.kept import KeptTable
 from dtk.loader.order import Tail
 from dtk.loader.paddings import Paddings
 from dtk.loader.plan import Plan
 from dtk.loader.planning import make_plan
 from dtk.loader.ranks import check_rank, current_rank
 from dtk.loader.reader import Reader
-from dtk.loader.ring import Ring, pad
-from dtk.loader.sampling import EpochDraw, Sampling, SamplingRule, counting_source, make_rule, names_in
+from dtk.loader.ring import Ring
+from dtk.loader.sampling import Sampling
 from dtk.loader.schedule import make_schedule
 from dtk.loader.state import check_state, state_of
 from dtk.loader.transfer import as_device, on_device
-from dtk.loader.windows import WindowEncoder, make_windows
 from dtk.memory import parse_nbytes
-from dtk.sources import Source, TableSource, as_source
-from dtk.sources.arrays import ArraySource, Verify, array_source
+from dtk.sources import Source, TableSource
+from dtk.sources.arrays import ArraySource, Verify
 from dtk.sources.counting import count, with_rows
 from dtk.sources.window import Window
 from dtk.sources.windows import WindowSource
@@ -181,15 +180,20 @@ class Loader:
         check_rank(rank, ranks)
         self.preparation, self.target, self.weight, self.sampling = preparation, target, weight, sampling
         self.window, self.collate = window, collate
-        self.encoder: LabelledEncoder | GridEncoder | WindowEncoder
-        self._source: Source | ArraySource | WindowSource
-        self._rule: SamplingRule | None = None
-        self._sampling: Sampling | None = None
-        self._counting: Source | ArraySource | None = None  # what `count` is to read
+        asked: dict[str, Any] = {
+            "inputs": inputs,
+            "target": target,
+            "weight": weight,
+            "preparation": preparation,
+            "sampling": sampling,
+        }
         if window is None:
-            self._take_rows(data, inputs, shuffle=shuffle, verify=verify)
+            taken = take_rows(data, shuffle=shuffle, verify=verify, **asked)
         else:
-            self._take_windows(data, inputs, verify)
+            taken = take_windows(data, window, verify=verify, **asked)
+        self.encoder, self._source, self._rule = taken.encoder, taken.source, taken.rule
+        self._counting = taken.counting  # what `count` is to read
+        self._sampling: Sampling | None = None
         self._arguments = {
             "global_batch_size": int(global_batch_size),
             "shuffle": bool(shuffle),
@@ -202,7 +206,7 @@ class Loader:
         self._device, self._prefetch = torch.device("cpu"), 1
         self._plan: Plan | None = None
         self._ring: Ring | None = None
-        self._encoded: dict[str, NDArray[Any]] | None = None
+        self._kept: KeptTable | None = None
         self._scratches: list[Scratch] = []
         self._shared: Batch = {}
         self._epoch = self._step = 0
@@ -454,55 +458,12 @@ class Loader:
 
     def __getstate__(self) -> dict[str, Any]:
         self.count()  # once, and not in each rank
-        return {**self.__dict__, "_ring": None, "_encoded": None, "_scratches": [], "_shared": {}}
+        return {**self.__dict__, "_ring": None, "_kept": None, "_scratches": [], "_shared": {}}
 
     def __copy__(self) -> Self:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__, _ring=None, _scratches=[])
         return other
-
-    def _take_rows(self, data: Any, inputs: Sequence[str] | None, *, shuffle: bool, verify: Verify) -> None:
-        """Make the source and the encoder, for a sample a row."""
-        target, weight, preparation = self.target, self.weight, self.preparation
-        drawn_by = None if self.sampling == "balanced" else self.sampling
-        named = [name for name in (target, weight, drawn_by) if name is not None]
-        arrays = array_source(data, None if inputs is None else [*inputs, *named])
-        source = as_source(data) if arrays is None else arrays
-        rule = make_rule(self.sampling, source, shuffle=shuffle, target=target, preparation=preparation)
-        if rule is not None and preparation is None and inputs is None:
-            inputs = [name for name in names_in(source) if name not in (target, weight, rule.column)]
-        self._rule = rule
-        if isinstance(source, ArraySource):
-            if preparation is not None:
-                raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
-            self._source = source if verify == source.verify else replace(source, verify=verify)
-            self.encoder = GridEncoder(source, inputs=inputs, target=target, weight=weight)
-        else:
-            self.encoder = make_encoder(
-                source.schema, inputs=inputs, target=target, weight=weight, preparation=preparation
-            )
-            columns = list(dict.fromkeys([*self.encoder.columns, *([] if rule is None else [rule.column])]))
-            is_narrow = isinstance(data, Source) or columns == source.schema.names
-            self._source = source if is_narrow else as_source(data, columns)
-        self._counting = counting_source(data, self._source, rule)
-
-    def _take_windows(self, data: Any, inputs: Sequence[str] | None, verify: Verify) -> None:
-        """Make the source and the encoder, for samples that are windows."""
-        if not isinstance(self.window, Window):
-            raise ArgumentError(f"window={self.window!r} must be a dtk.Window, such as dtk.Window('time', history=4)")
-        if self.sampling is not None:
-            raise ArgumentError(f"sampling={self.sampling!r} draws rows, and window= takes runs of them; leave one out")
-        source, self.encoder = make_windows(
-            data,
-            self.window,
-            inputs=inputs,
-            target=self.target,
-            weight=self.weight,
-            preparation=self.preparation,
-        )
-        if isinstance(source.base, ArraySource) and verify != source.base.verify:
-            source = replace(source, base=replace(source.base, verify=verify))
-        self._source = source
 
     def _make_plan(self, parameters: dict[str, Any] | None = None) -> Plan:
         return make_plan(
@@ -560,24 +521,13 @@ class Loader:
 
     def _from_memory(self, plan: Plan, epoch: int, rank: int, ranks: int, start: int) -> Generator[Batch, None, None]:
         began = time.perf_counter()
-        assert isinstance(self._source, TableSource)
-        if self._encoded is None:
+        if self._kept is None:
+            assert isinstance(self._source, TableSource)
             assert isinstance(self.encoder, LabelledEncoder)
-            parts = [
-                self.encoder.encode(self._source.read(chunk, list(self.encoder.columns)))
-                for chunk in range(plan.num_chunks)
-            ]
-            self._encoded = {name: np.concatenate([part[name] for part in parts]) for name in plan.fields}
-        rows_of_steps = plan.order.batch_rows(epoch, rank, ranks, start)
-        if self._sampling is not None:
-            drawn = EpochDraw(self._sampling, plan.order, epoch).all_rows(self._source)
-            rows_of_steps = np.where(rows_of_steps < 0, -1, drawn[rows_of_steps])
+            self._kept = KeptTable(self._source, self.encoder)
+        batches = self._kept.batches(plan.order, self._sampling, epoch, rank, ranks, start)
         self.wait_s += time.perf_counter() - began
-        for rows in rows_of_steps:
-            batch = {name: values.take(rows, axis=0, mode="clip") for name, values in self._encoded.items()}
-            if rows.min() < 0:
-                pad(batch, rows < 0)
-            yield {name: torch.from_numpy(values) for name, values in batch.items()}
+        yield from batches
 
     def _static(self) -> Batch:
         """Return what all samples share; read at the first iteration."""

@@ -21,20 +21,17 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dtk.loader.dealing import GOLDEN, Tail, dealt, even_bounds, shard_bounds
 from dtk.loader.draws import rows_a_draw, shared_out
 from dtk.loader.segments import Fills, Integers, Segments, clip, ranges, sliced, typical
 
 __all__ = ["Order", "Tail"]
 
-Tail = Literal["trim", "pad"]
-
-_GOLDEN: Final = 0.6180339887498949  # its multiples modulo 1 are spread as evenly as any sequence can be
-_WINDOWS_PER_DEAL: Final = 4  # the pool is filled so often before shards change their strata
 _STREAM, _TRIM, _FILL, _SHARE, _DRAW = range(5)  # what a random stream is for
 
 
@@ -109,7 +106,7 @@ class Order:
     @cached_property
     def shard_slots(self) -> Integers:
         """Bounds of the shards' slots, int64 ``[shards + 1]``: shard k fills ``[k]``, inclusive, to ``[k + 1]``."""
-        return _even_bounds(self.num_shards, self.global_batch_size)
+        return even_bounds(self.num_shards, self.global_batch_size)
 
     @cached_property
     def digest(self) -> str:
@@ -298,7 +295,7 @@ class Order:
         """
         stream = self._stream(epoch)
         ends = np.cumsum(stream.num_rows)
-        bounds = self._shard_bounds(ends).tolist()
+        bounds = shard_bounds(ends, self.shard_slots, self.num_steps, self.tail).tolist()
         for shard in shards:
             yield self._shard_fills(epoch, shard, clip(stream, ends, bounds[shard], bounds[shard + 1]))
 
@@ -315,7 +312,9 @@ class Order:
         numpy.ndarray
             An int64 ``[shards]``.
         """
-        return np.diff(self._shard_bounds(np.cumsum(self._stream(epoch).num_rows)))
+        return np.diff(
+            shard_bounds(np.cumsum(self._stream(epoch).num_rows), self.shard_slots, self.num_steps, self.tail)
+        )
 
     def permutation(self, epoch: int, shard: int, number: int, num_rows: int) -> Integers:
         """Return where in its fill each row goes.
@@ -393,41 +392,13 @@ class Order:
         return Segments(chunk, first, np.minimum(most[chunk], rows[chunk] - first))
 
     def _stream(self, epoch: int) -> Segments:
-        """Put the blocks of all shards in the order of an epoch, shard after shard.
-
-        The list on disk, rolled by a random offset so that the borders move, is cut into as many strata as the pool
-        holds blocks, and each is put into random order. Of each run of consecutive strata every shard is dealt one,
-        and it takes blocks of all its strata in turn. So the fills that are open, however they are staggered, together
-        hold one block of every stratum: an even sample of the whole disk. Now and then the strata are dealt anew, all
-        shards at a time, so that each comes to the whole disk in the end.
-        """
+        """Put the blocks of all shards in the order of an epoch, shard after shard."""
         blocks = self._blocks(epoch)
         num_blocks = len(blocks.num_rows)
         if not self.shuffle or num_blocks == 0:
             return blocks
         turns = max(1, min(self.fill_rows // typical(blocks.num_rows), num_blocks // self.num_shards))
-        return blocks.take(self._dealt(self._random(epoch, _STREAM), num_blocks, turns))
-
-    def _dealt(self, random: np.random.Generator, num_blocks: int, turns: int) -> Integers:
-        """Return the stream as indices of blocks, int64 ``[blocks]``; each shard has a stratum of each turn."""
-        shards = self.num_shards
-        roll = int(random.integers(num_blocks))
-        bounds = _even_bounds(turns * shards, num_blocks)
-        sizes = np.diff(bounds)
-        stratum = np.repeat(np.arange(len(sizes), dtype=np.min_scalar_type(len(sizes))), sizes)  # few bits sort faster
-        place = random.permutation(num_blocks)
-        place = place[np.argsort(stratum[place], kind="stable")]
-        since = np.arange(num_blocks) - bounds[stratum]
-        deals = max(1, num_blocks // (turns * shards * _WINDOWS_PER_DEAL))
-        deal = np.argsort(random.random((deals, turns, shards)), axis=2).astype(np.int32)
-        shard = deal.reshape(deals, -1)[since * deals // sizes[stratum], stratum]
-        # Number i of a stratum's n blocks comes after i / n of the shard's blocks, later in some turns than in others.
-        late = (np.arange(turns)[:, None] * _GOLDEN + random.random(shards)) % 1
-        time = (since + late[stratum // shards, shard]) / sizes[stratum]
-        del since, deal, stratum
-        time = np.where(shard % 2, 1 - time, time)  # odd shards run backwards, see `_shard_fills`
-        time += shard
-        return (place[np.argsort(time, kind="stable")] + roll) % num_blocks
+        return blocks.take(dealt(self._random(epoch, _STREAM), num_blocks, turns, self.num_shards))
 
     def _first_fill_rows(self, shard: Integers) -> Integers:
         """Return the most rows of the first fill of shards.
@@ -435,30 +406,8 @@ class Order:
         Shards that fill their pools at different times need memory for one or two more fills, and not for one more
         each.
         """
-        stagger = (shard + 1) * _GOLDEN % 1 if self.num_shards > 1 else np.ones(len(shard))
+        stagger = (shard + 1) * GOLDEN % 1 if self.num_shards > 1 else np.ones(len(shard))
         return np.maximum((self.fill_rows * stagger).astype(np.int64), 1)
-
-    def _shard_bounds(self, ends: Integers) -> Integers:
-        """Cut the stream's rows into shards, at a block's edge where the slack allows one: a cut block costs a decode.
-
-        Trimming, shard k of g slots a step needs at least ``steps * g`` rows; padding, at most that and at least the
-        rows of all steps but the last.
-        """
-        total, steps, batch = self.num_rows, self.num_steps, self.global_batch_size
-        slots = self.shard_slots.tolist()
-        slack = abs(total - steps * batch)
-        bounds = [0]
-        for shard in range(1, self.num_shards):
-            need, done, left = slots[shard] - slots[shard - 1], slots[shard], batch - slots[shard]
-            if self.tail == "trim":
-                low, high = bounds[-1] + steps * need, steps * done + slack
-            else:
-                low = max(bounds[-1] + (steps - 1) * need, steps * done - slack)
-                high = min(bounds[-1] + steps * need, total - (steps - 1) * left)
-            want = min(max(round(total * done / batch), low), high)
-            edges = ends[np.searchsorted(ends, low) : np.searchsorted(ends, high, side="right")]
-            bounds.append(int(edges[np.argmin(np.abs(edges - want))]) if len(edges) else want)
-        return np.array([*bounds, total], np.int64)
 
     def _shard_fills(self, epoch: int, shard: int, segments: Segments) -> Fills:
         """Turn a shard's range of the stream into fills."""
@@ -500,8 +449,3 @@ class Order:
             return clip(segments, ends, stop - total, start)
         parts = (clip(segments, ends, 0, start), clip(segments, ends, stop, total))
         return Segments(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
-
-
-def _even_bounds(parts: int, size: int) -> Integers:
-    """Cut a size into nearly equal parts: ``_even_bounds(3, 10)`` is 0, 4, 7, 10."""
-    return -(-np.arange(parts + 1) * size // parts)

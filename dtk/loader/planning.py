@@ -222,6 +222,9 @@ def _decoded_row_nbytes(source: Source, columns: Sequence[str]) -> float:
     fixed, variable = 0.0, []
     for column in columns:
         kind: pa.DataType = source.schema.field(column).type
+        if pa.types.is_dictionary(kind):
+            variable.append(column)
+            continue
         try:
             fixed += kind.bit_width / 8 + 1 / 8  # and a bit that says whether it is null
         except ValueError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from dtk.loader.scatter import scatter
 from dtk.loader.segments import Integers
 
 __all__ = ["Ring", "pad"]
+
+_LINE_NBYTES: Final = 64
 
 
 class Ring:
@@ -35,7 +37,7 @@ class Ring:
     def __init__(self, fields: Mapping[str, Field], num_steps: int, width: int, *, pinned: bool = False) -> None:
         self.num_steps, self.width = num_steps, width
         num_rows = num_steps * width
-        zeros = {name: np.zeros((num_rows, *field.shape), field.dtype) for name, field in fields.items()}
+        zeros = {name: _zeros((num_rows, *field.shape), field.dtype) for name, field in fields.items()}
         self._tensors = {name: torch.from_numpy(array) for name, array in zeros.items()}
         if pinned:
             self._tensors = {name: tensor.pin_memory() for name, tensor in self._tensors.items()}
@@ -79,6 +81,14 @@ class Ring:
         if padding is not None:
             pad({name: array[rows] for name, array in self._arrays.items()}, padding)
         return {name: tensor[rows] for name, tensor in self._tensors.items()}
+
+
+def _zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Take memory that begins where a line of the cache does: rows of whole half lines then touch as few as can be."""
+    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    memory = np.zeros(nbytes + _LINE_NBYTES, np.uint8)
+    start = -memory.__array_interface__["data"][0] % _LINE_NBYTES
+    return memory[start : start + nbytes].view(dtype).reshape(shape)
 
 
 def pad(arrays: Mapping[str, NDArray[Any]], padding: NDArray[np.bool_]) -> None:

@@ -301,11 +301,14 @@ def lookup(name: str, values: pa.ChunkedArray, known: pa.Array) -> NDArray[np.in
         storage = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
         if types.is_null(_storage_type(storage.type)):
             continue
-        if types.is_dictionary(storage.type):  # every distinct value is looked up once
-            found = _index_in(category_keys(storage.dictionary), known).take(storage.indices)
-        else:
-            found = _index_in(category_keys(storage), known)
-        positions[start:stop] = found.fill_null(-1).to_numpy(zero_copy_only=False)
+        if not types.is_dictionary(storage.type):
+            positions[start:stop] = _positions_in(category_keys(storage), known)
+        elif len(storage.dictionary):  # every distinct value is looked up once
+            found = np.append(_positions_in(category_keys(storage.dictionary), known), -1)
+            indices = storage.indices
+            if indices.null_count:
+                indices = indices.cast(pa.int64()).fill_null(-1)  # the last one found
+            positions[start:stop] = found[indices.to_numpy()]
     return positions
 
 
@@ -327,10 +330,11 @@ def to_float32(values: pa.ChunkedArray) -> NDArray[np.float32]:
         return numbers.astype(np.float32, copy=False)
 
 
-def _index_in(keys: pa.Array, known: pa.Array) -> pa.Array:
+def _positions_in(keys: pa.Array, known: pa.Array) -> NDArray[np.int64]:
     if keys.type != known.type:  # pandas turns integers with gaps into floats
         keys, known = keys.cast(pa.float64(), safe=False), known.cast(pa.float64(), safe=False)
-    return pc.index_in(keys, value_set=known)
+    positions: NDArray[Any] = pc.index_in(keys, value_set=known).fill_null(-1).to_numpy(zero_copy_only=False)
+    return positions.astype(np.int64)
 
 
 def _checked(name: str, values: pa.ChunkedArray, kind: str) -> pa.ChunkedArray:

@@ -9,7 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -30,6 +30,7 @@ __all__ = ["ParquetSource"]
 
 KEPT_FOOTERS: Final = 64  # of files, in a process
 KEPT_FILES: Final = 8  # open, in a thread
+_CODES: Final = pa.dictionary(pa.int32(), pa.string())
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -67,6 +68,8 @@ class ParquetSource:
         Integer and boolean columns that may hold nulls.
     hive : mapping of str to pa.Array
         For each column that the directories' names hold, its value in each file.
+    as_dictionaries : tuple of str
+        Columns of text that are read as codes of a dictionary.
     remote_cost : FetchCost or None
         What fetching the chunks takes; None for local files.
     """
@@ -84,6 +87,7 @@ class ParquetSource:
     decoded_nbytes: int
     nullable: frozenset[str]
     hive: Mapping[str, pa.Array]
+    as_dictionaries: tuple[str, ...] = ()
     remote_cost: FetchCost | None = None
 
     @classmethod
@@ -198,6 +202,18 @@ class ParquetSource:
             hive=hive,
             remote_cost=None if filesystem is None else fetch_cost(footers, kept, groups, num_kept=KEPT_FOOTERS),
         )
+
+    def with_dictionaries(self) -> ParquetSource:
+        """Read text as codes of a dictionary, which takes half the time where values repeat.
+
+        Returns
+        -------
+        ParquetSource
+            Of the same rows and identity. The dictionaries of two chunks may differ.
+        """
+        found = tuple(field.name for field in self.schema if _is_text(field.type) and field.name not in self.hive)
+        fields = [field.with_type(_CODES) if field.name in found else field for field in self.schema]
+        return replace(self, schema=pa.schema(fields, metadata=self.schema.metadata), as_dictionaries=found)
 
     @property
     def num_chunks(self) -> int:
@@ -412,14 +428,18 @@ class ParquetSource:
         """Open a file for one read, or take up the one that this thread has open."""
         if fetched:
             content: RowGroupBytes = fetched[0].result()
-            with pq.ParquetFile(content.file, metadata=content.footer, pre_buffer=False) as opened:
+            dictionaries = list(self.as_dictionaries)
+            with pq.ParquetFile(
+                content.file, metadata=content.footer, read_dictionary=dictionaries, pre_buffer=False
+            ) as opened:
                 yield opened
             return
         path = self.root + self.names[file]
         version = self.versions[file]
         if stat_file(path, None) != version:
             raise DataError(f"{path} was changed since it was opened; open the data again")
-        mapped, opened = _KEPT.get(path, version) if is_kept else _mapped(path, version)
+        key = path, version, self.as_dictionaries
+        mapped, opened = _KEPT.get(*key) if is_kept else _mapped(*key)
         yield opened
         mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
 
@@ -428,25 +448,26 @@ class _Kept(threading.local):
     """The local files that a thread read last, mapped into memory: to open one costs a twentieth of a read."""
 
     def __init__(self) -> None:
-        self._files: OrderedDict[tuple[str, str], tuple[mmap.mmap, pq.ParquetFile]] = OrderedDict()
+        self._files: OrderedDict[Any, tuple[mmap.mmap, pq.ParquetFile]] = OrderedDict()
 
-    def get(self, path: str, version: str) -> tuple[mmap.mmap, pq.ParquetFile]:
-        key = (path, version)
+    def get(self, path: str, version: str, as_dictionaries: tuple[str, ...]) -> tuple[mmap.mmap, pq.ParquetFile]:
+        key = (path, version, as_dictionaries)
         if key in self._files:
             self._files.move_to_end(key)
             return self._files[key]
-        self._files[key] = _mapped(path, version)
+        self._files[key] = _mapped(*key)
         if len(self._files) > KEPT_FILES:
             self._files.popitem(last=False)
         return self._files[key]
 
 
-def _mapped(path: str, version: str) -> tuple[mmap.mmap, pq.ParquetFile]:
+def _mapped(path: str, version: str, as_dictionaries: tuple[str, ...]) -> tuple[mmap.mmap, pq.ParquetFile]:
     """Map a file into memory, and open it there."""
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     footer = _FOOTERS.get((path, version))
-    opened = pq.ParquetFile(pa.BufferReader(pa.py_buffer(mapped)), metadata=footer)
+    content = pa.BufferReader(pa.py_buffer(mapped))
+    opened = pq.ParquetFile(content, metadata=footer, read_dictionary=list(as_dictionaries))
     if footer is None:
         _FOOTERS.put((path, version), opened.metadata)
     return mapped, opened
@@ -476,6 +497,10 @@ class _Footers:
 
 
 _FOOTERS = _Footers()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _with_hive(schema: pa.Schema, hive: Mapping[str, pa.Array]) -> pa.Schema:

@@ -18,7 +18,8 @@ from dtk.errors import ArgumentError, DataError, MemoryLimitError
 from dtk.loader import Field, Loader, Order
 from dtk.loader.ring import Ring
 from dtk.loader.schedule import make_schedule
-from dtk.sources import ParquetSource, TableSource
+from dtk.preparation import SampleEncoder, TablePreparation
+from dtk.sources import ParquetSource, TableSource, as_source
 
 ROWS = 1700
 
@@ -415,3 +416,24 @@ def test_a_batch_larger_than_the_data_is_refused_before_reading():
 def test_too_little_memory_is_refused_with_what_is_enough(data):
     with pytest.raises(MemoryLimitError, match=r"memory='2.0 KiB' is less than"):
         next(iter(Loader(data, **{**SMALL, "memory": "2 KiB"})))
+
+
+def test_text_is_read_as_codes_and_gives_the_same_batches(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    words = np.array(["a", "bb", "ccc", None], object)
+    table = pa.table({"s": words[rng.integers(0, 4, 900)], "x": rng.random(900), "y": words[rng.integers(0, 3, 900)]})
+    pq.write_table(table, tmp_path / "part.parquet", row_group_size=100)
+    preparation = TablePreparation().fit(as_source(tmp_path), target="y", task="classification")
+    encoder = SampleEncoder(preparation, target=preparation.target)
+
+    def batches():
+        loader = Loader(tmp_path, preparation=encoder, global_batch_size=90, memory="1 MiB", copy=True)
+        return loader._source.schema.field("s").type, list(loader)
+
+    coded, found = batches()
+    monkeypatch.setattr(ParquetSource, "with_dictionaries", lambda source: source)
+    plain, expected = batches()
+    assert (str(plain), str(coded)) == ("string", "dictionary<values=string, indices=int32, ordered=0>")
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys() == {"inputs", "codes", "target", "weight"}
+        assert all(torch.equal(one[name].nan_to_num(), other[name].nan_to_num()) for name in one)

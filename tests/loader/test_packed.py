@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtk.loader import scatter as scatter_module
-from dtk.loader.encoder import make_encoder
+from dtk.loader.encoder import Field, make_encoder
 from dtk.loader.packed import Packed
+from dtk.loader.ring import Ring
 from dtk.loader.scatter import scatter
 
 FLOAT, WHOLE = np.dtype(np.float32), np.dtype(np.int64)
@@ -117,3 +118,11 @@ def test_an_encoder_packs_what_it_encodes(num_rows):
         assert encoded[name].shape == (num_rows, *encoder.fields[name].shape)
     many = Packed([np.arange(3.0)] * 50_000, FLOAT)
     np.testing.assert_array_equal(moved(many, np.arange(3), np.zeros((3, 50_000), np.float32)), many.to_numpy())
+
+
+@pytest.mark.parametrize("shape", [(40,), (), (3, 7)])
+def test_the_ring_begins_where_a_line_of_the_cache_does(shape):
+    ring = Ring({"inputs": Field(np.dtype("f4"), shape)}, num_steps=7, width=13)
+    assert ring.batch(0)["inputs"].data_ptr() % 64 == 0
+    assert ring.nbytes == 7 * 13 * 4 * int(np.prod(shape))
+    assert not ring.batch(6)["inputs"].any()

@@ -179,3 +179,33 @@ def test_groups_are_contiguous_and_cover(files, hint):
     assert [chunk for start, stop in groups for chunk in range(start, stop)] == list(range(source.num_chunks))
     assert all(start < stop for start, stop in groups)
     assert len(groups) <= hint
+
+
+def test_text_is_read_as_codes_of_a_dictionary(tmp_path):
+    words = [None if number % 5 == 0 else f"w{number % 3}" for number in range(40)]
+    table = pa.table(
+        {
+            "plain": words,
+            "large": pa.array(words, pa.large_string()),
+            "coded": pa.array(words).dictionary_encode().cast(pa.dictionary(pa.int8(), pa.string())),
+            "bytes": pa.array([b"x"] * 40),
+            "x": range(40),
+        }
+    )
+    pq.write_table(table, tmp_path / "part.parquet", row_group_size=15)
+    plain = as_source(tmp_path)
+    coded = plain.with_dictionaries()
+    assert coded.identity == plain.identity
+    assert [str(kind) for kind in coded.schema.types[:2]] == ["dictionary<values=string, indices=int32, ordered=0>"] * 2
+    assert coded.schema.types[2:] == plain.schema.types[2:]
+    for source in (coded, pickle.loads(pickle.dumps(coded))):
+        for chunk in range(3):
+            read = source.read(chunk)
+            assert read.schema.equals(source.schema)
+            assert read.to_pydict() == plain.read(chunk).to_pydict()
+            slices = list(source.read_slices(chunk, 4, ["large", "x"]))
+            assert (
+                pa.concat_tables(slices, promote_options="permissive").to_pydict()
+                == plain.read(chunk, ["large", "x"]).to_pydict()
+            )
+    assert plain.read(0).schema.equals(plain.schema)  # by files that the thread has open, too

@@ -100,6 +100,19 @@ def test_parquet_equals_local_files(directory, server):
     assert copy.read(4).equals(local.read(4))
 
 
+def test_slices_and_codes_of_text_equal_those_of_local_files(directory, server):
+    local, there = (as_source(place) for place in (directory / "table", f"{server.url}/table/"))
+    slices = list(there.read_slices(4, 70, ["x", "word"], fetched=there.fetch(4, ["x", "word"])))
+    assert [one.num_rows for one in slices] == [70, 70, 70, 70, 20]
+    assert pa.concat_tables(slices).equals(local.read(4, ["x", "word"]))
+    server.behave()
+    assert next(there.read_slices(5, 10, ["word"])).equals(local.read(5, ["word"]).slice(0, 10))
+    assert server.counts()["GET"] == 1
+    coded = there.with_dictionaries()
+    assert coded.read(4).equals(local.with_dictionaries().read(4))
+    assert pa.types.is_dictionary(coded.read(4, ["word"]).schema.field("word").type)
+
+
 def test_columns_are_fetched_in_the_requests_and_bytes_that_are_planned(server):
     source = as_source(f"{server.url}/table/", columns=["x", "y"])
     source.read(0)  # its footer is kept from now on

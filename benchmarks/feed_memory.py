@@ -14,7 +14,7 @@ from benchmarks import feed_parquet, feed_zarr
 from benchmarks.harness import Ratio, benchmark
 
 TIMES = 8
-ROWS = 1_000_000  # of the smaller table: 164 MB
+ROWS = 1_000_000  # of the smaller table, in 8 files: 164 MB
 SAMPLES = 1_500  # of the smaller store: 123 MB
 MEMORY = {"table": "60 MiB", "grids": "90 MiB"}  # of which the pool takes about 32 MiB
 
@@ -53,7 +53,7 @@ def feed_memory(rounds: int, rows: int | None) -> Iterator[Ratio]:
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         for kind, size in (("table", rows or ROWS), ("grids", max(1, (rows or ROWS) * SAMPLES // ROWS))):
-            paths = [_write(directory, kind, size * times) for times in (1, TIMES)]
+            paths = [_write(directory, kind, size, times) for times in (1, TIMES)]
             found = [[_measured(path, kind) for path in paths] for _ in range(rounds)]
             pool = found[0][1][3] >> 20
             growth = tuple(large[1] / small[1] for small, large in found)
@@ -63,11 +63,11 @@ def feed_memory(rounds: int, rows: int | None) -> Iterator[Ratio]:
             yield Ratio("feed-memory", kind, "measured/planned", planned, "<= 1.0", "the loader alone, both sizes")
 
 
-def _write(directory: Path, kind: str, size: int) -> Path:
-    path = directory / f"{kind}-{size}"
-    if kind == "table":
-        return feed_parquet.write_numbers(path, size, "zstd", group_rows=8192)
-    return feed_zarr.write(path.with_suffix(".zarr"), size, 16, None)
+def _write(directory: Path, kind: str, size: int, times: int) -> Path:
+    path = directory / f"{kind}-{times}"
+    if kind == "table":  # more data is more files, as big as before
+        return feed_parquet.write_numbers(path, size * times, "zstd", group_rows=8192, files=8 * times)
+    return feed_zarr.write(path.with_suffix(".zarr"), size * times, 16, None)
 
 
 def _measured(path: Path, kind: str) -> tuple[int, int, int, int]:

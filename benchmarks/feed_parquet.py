@@ -65,10 +65,10 @@ def per_row(values: Mapping[str, list[float]]) -> float:
     return 1e9 * (1 / float(np.median(values["dtk"])) - 1 / float(np.median(values["raw"])))
 
 
-def write_numbers(path: Path, rows: int, compression: str, group_rows: int = GROUP_ROWS) -> Path:
-    """Write 40 float32 columns and a label, in row groups of 65,536 rows."""
+def write_numbers(path: Path, rows: int, compression: str, *, group_rows: int = GROUP_ROWS, files: int = FILES) -> Path:
+    """Write 40 float32 columns and a label."""
     path.mkdir()
-    for number, part in enumerate(np.array_split(np.arange(rows), FILES)):
+    for number, part in enumerate(np.array_split(np.arange(rows), files)):
         rng = np.random.default_rng(number)
         columns = {f"x{column}": rng.standard_normal(len(part), np.float32) for column in range(40)}
         columns["y"] = rng.integers(0, 2, len(part))

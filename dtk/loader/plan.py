@@ -61,6 +61,8 @@ class Plan:
         How the samples lie in their store.
     ranks : int
         The number of ranks of the loader that made it. Nothing depends on it but what is explained by default.
+    kept_nbytes : int
+        Bytes that the source keeps from one read to the next: the footers of Parquet files.
     fetch_nbytes : int
         Bytes of a remote source that a rank fetches ahead of decoding; 0 for a local one.
     """
@@ -77,6 +79,7 @@ class Plan:
     cautions: tuple[str, ...] = ()
     layout: Layout = field(default_factory=Layout)
     ranks: int = 1
+    kept_nbytes: int = 0
     fetch_nbytes: int = 0
 
     @property
@@ -179,8 +182,8 @@ class Plan:
         Returns
         -------
         int
-            Bytes: the ring, the places of the rows that are being decoded, the decoded chunks, and what is fetched
-            ahead.
+            Bytes: the ring, the places of the rows that are being decoded, the decoded chunks, what the
+            source keeps, and what is fetched ahead.
         """
         order, steps = self.order, self.ring_steps(ranks)
         ring = steps * order.batch_width(ranks) * self.row_nbytes
@@ -188,7 +191,7 @@ class Plan:
         shards = order.num_shards // ranks if order.num_shards % ranks == 0 else order.num_shards // ranks + 2
         destinations = min(shards, order.num_shards) * slots * steps * DESTINATION_NBYTES
         permuting = min(order.fill_rows, order.num_rows) * PERMUTING_NBYTES
-        return ring + destinations + permuting + self.decode_nbytes + HELD * self.fetch_nbytes
+        return ring + destinations + permuting + self.decode_nbytes + self.kept_nbytes + HELD * self.fetch_nbytes
 
     def decodes_per_sample(self, ranks: int) -> float:
         """Estimate how often a row is decoded in an epoch, by all ranks together.

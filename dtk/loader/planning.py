@@ -92,13 +92,15 @@ def make_plan(
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
     chunk_weights = None if sampling is None else sampling.chunk_weights
     slice_rows, chunk_nbytes = _in_flight(source, encoder, sampling)
+    kept_nbytes = _kept_nbytes(source)
     cost, fetch_nbytes = fetch_cost_of(source, _read_columns(encoder.columns, sampling)), 0
     if cost is not None:
         chunk_nbytes = chunk_nbytes + HELD * cost.nbytes
         fetch_nbytes = fetch_limit_nbytes(cost.nbytes, memory_limit_nbytes)
     row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
-        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes) - HELD * fetch_nbytes
+        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes) - kept_nbytes
+        room -= HELD * fetch_nbytes
         num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
         block_rows = None
         if shuffle and not streamed(chunk_rows, slice_rows).any():  # slices follow each other
@@ -126,6 +128,7 @@ def make_plan(
         cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
         layout=layout_of(source, encoder, cost),
         ranks=ranks,
+        kept_nbytes=kept_nbytes,
         fetch_nbytes=fetch_nbytes,
     )
 
@@ -165,6 +168,13 @@ def _fill_rows(shards: int, batch: int, row_nbytes: int, room_nbytes: int) -> in
     per_step = factor * (batch * row_nbytes + slots * shards * DESTINATION_NBYTES) + slots * PERMUTING_NBYTES
     span = max(2, int(room_nbytes / per_step) - 1)
     return (span - 1) * (batch // shards) + 1
+
+
+def _kept_nbytes(source: Source | ArraySource | WindowSource) -> int:
+    """Return the bytes that a source keeps from one read to the next."""
+    if isinstance(source, WindowSource | ExpressionSource):
+        return _kept_nbytes(source.base)
+    return source.kept_nbytes if isinstance(source, ParquetSource) else 0
 
 
 def _in_flight(

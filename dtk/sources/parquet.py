@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,14 +20,13 @@ from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources.columns import checked_columns
 from dtk.sources.facts import changed_columns, changed_files, column_facts, file_facts, short_digest
 from dtk.sources.footers import Footer, read_footers, stat_file
+from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, map_file, mapped_file
 from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.remote_files import remote_files
 from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_group
 
 __all__ = ["ParquetSource"]
 
-KEPT_FOOTERS: Final = 64  # of files, in a process
-KEPT_FILES: Final = 8  # open, in a thread
 _CODES: Final = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -72,6 +69,8 @@ class ParquetSource:
         Columns of text that are read as codes of a dictionary.
     remote_cost : FetchCost or None
         What fetching the chunks takes; None for local files.
+    kept_nbytes : int
+        Bytes of footers that a process keeps from one read to the next.
     """
 
     root: str
@@ -89,6 +88,7 @@ class ParquetSource:
     hive: Mapping[str, pa.Array]
     as_dictionaries: tuple[str, ...] = ()
     remote_cost: FetchCost | None = None
+    kept_nbytes: int = 0
 
     @classmethod
     def from_files(
@@ -184,6 +184,7 @@ class ParquetSource:
             nbytes.append(footer.column_nbytes[np.ix_(group, at)].sum(axis=1))
             share = rows[-1].sum() / max(1, footer.group_rows.sum())
             decoded += int(footer.decoded_nbytes[at].sum() * share)
+        cost = None if filesystem is None else fetch_cost(footers, kept, groups, are_kept=are_all_kept(footers))
         paths = [footer.path for footer in footers]
         root = os.path.commonprefix(paths)  # noqa: RUF071 - characters are what is to be saved
         return cls(
@@ -200,7 +201,8 @@ class ParquetSource:
             decoded_nbytes=decoded,
             nullable=_nullable(footers, hive) & set(kept),
             hive=hive,
-            remote_cost=None if filesystem is None else fetch_cost(footers, kept, groups, num_kept=KEPT_FOOTERS),
+            remote_cost=cost,
+            kept_nbytes=kept_nbytes(footers),
         )
 
     def with_dictionaries(self) -> ParquetSource:
@@ -304,7 +306,7 @@ class ParquetSource:
         file, names = int(self.file_of_chunk[chunk]), checked_columns(columns, self.schema.names)
         stored = [name for name in names if name not in self.hive]
         path, group = self.root + self.names[file], int(self.row_group[chunk])
-        return [start_row_group(remote_files(self.filesystem), path, self.versions[file], group, stored, _FOOTERS)]
+        return [start_row_group(remote_files(self.filesystem), path, self.versions[file], group, stored, FOOTERS)]
 
     def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.
@@ -439,64 +441,9 @@ class ParquetSource:
         if stat_file(path, None) != version:
             raise DataError(f"{path} was changed since it was opened; open the data again")
         key = path, version, self.as_dictionaries
-        mapped, opened = _KEPT.get(*key) if is_kept else _mapped(*key)
+        mapped, opened = mapped_file(*key) if is_kept else map_file(*key)
         yield opened
         mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
-
-
-class _Kept(threading.local):
-    """The local files that a thread read last, mapped into memory: to open one costs a twentieth of a read."""
-
-    def __init__(self) -> None:
-        self._files: OrderedDict[Any, tuple[mmap.mmap, pq.ParquetFile]] = OrderedDict()
-
-    def get(self, path: str, version: str, as_dictionaries: tuple[str, ...]) -> tuple[mmap.mmap, pq.ParquetFile]:
-        key = (path, version, as_dictionaries)
-        if key in self._files:
-            self._files.move_to_end(key)
-            return self._files[key]
-        self._files[key] = _mapped(*key)
-        if len(self._files) > KEPT_FILES:
-            self._files.popitem(last=False)
-        return self._files[key]
-
-
-def _mapped(path: str, version: str, as_dictionaries: tuple[str, ...]) -> tuple[mmap.mmap, pq.ParquetFile]:
-    """Map a file into memory, and open it there."""
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    footer = _FOOTERS.get((path, version))
-    content = pa.BufferReader(pa.py_buffer(mapped))
-    opened = pq.ParquetFile(content, metadata=footer, read_dictionary=list(as_dictionaries))
-    if footer is None:
-        _FOOTERS.put((path, version), opened.metadata)
-    return mapped, opened
-
-
-_KEPT = _Kept()
-
-
-class _Footers:
-    """The footers of the files that were read last, for all threads of the process."""
-
-    def __init__(self) -> None:
-        self._kept: OrderedDict[tuple[str, str], pq.FileMetaData] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, str]) -> pq.FileMetaData | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None:
-        with self._lock:
-            self._kept[key] = footer
-            if len(self._kept) > KEPT_FOOTERS:
-                self._kept.popitem(last=False)
-
-
-_FOOTERS = _Footers()
 
 
 def _is_text(kind: pa.DataType) -> bool:

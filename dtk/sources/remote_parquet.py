@@ -153,7 +153,7 @@ def column_spans(footer: pq.FileMetaData, group: int, columns: Sequence[str]) ->
 
 
 def fetch_cost(
-    footers: Sequence[Footer], columns: Sequence[str], groups: Sequence[npt.NDArray[Any]], *, num_kept: int
+    footers: Sequence[Footer], columns: Sequence[str], groups: Sequence[npt.NDArray[Any]], *, are_kept: bool
 ) -> FetchCost:
     """Estimate what fetching row groups takes.
 
@@ -165,8 +165,8 @@ def fetch_cost(
         Which columns.
     groups : sequence of numpy.ndarray
         For each file, the row groups wanted.
-    num_kept : int
-        Footers that a process keeps; where there are more files, they are fetched with each row group.
+    are_kept : bool
+        Whether a process keeps all footers; else they are fetched with each row group.
 
     Returns
     -------
@@ -187,6 +187,5 @@ def fetch_cost(
         nbytes.append(stored[:, at].sum(axis=1) + np.where(is_fetched, gaps, 0).sum(axis=1))
         runs = 1 + np.count_nonzero(~is_fetched, axis=1)
         requests.append(_CHECK_REQUESTS + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
-    are_kept = len(footers) <= num_kept
     each = np.concatenate(requests) + (0 if are_kept else 1)
     return FetchCost(np.concatenate(nbytes), each, once=len(footers) if are_kept else 0)

@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from dtk.errors import ArgumentError, DataError, NotFoundError
-from dtk.sources import ParquetSource, Source, TableSource, as_source, chunk_groups, counted, parquet
+from dtk.sources import ParquetSource, Source, TableSource, as_source, chunk_groups, counted
+from dtk.sources.footers import read_footers
+from dtk.sources.kept_files import FOOTERS, KEPT_FILES, _Bounded, kept_nbytes
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_no_page_of_a_file_stays_after_a_read(files):
             mapped += is_file
         elif is_file and line.startswith("Rss:"):
             resident += int(line.split()[1])
-    assert 1 <= mapped <= parquet.KEPT_FILES
+    assert 1 <= mapped <= KEPT_FILES
     assert resident == 0
 
 
@@ -209,3 +211,31 @@ def test_text_is_read_as_codes_of_a_dictionary(tmp_path):
                 == plain.read(chunk, ["large", "x"]).to_pydict()
             )
     assert plain.read(0).schema.equals(plain.schema)  # by files that the thread has open, too
+
+
+def test_what_is_kept_is_bounded_in_bytes_and_holds_one_at_least():
+    kept = _Bounded[str](10, len, most=3)
+    for word in ("four", "three", "x"):
+        kept.put(word, word)
+    assert [kept.get(word) for word in ("four", "three", "x")] == ["four", "three", "x"]
+    kept.get("four")
+    kept.put("y", "y")  # three at most: the one that was used least recently goes
+    assert [kept.get(word) for word in ("four", "three", "x", "y")] == ["four", None, "x", "y"]
+    kept.put("twelve bytes", "twelve bytes")
+    assert [kept.get(word) for word in ("four", "x", "y")] == [None] * 3
+    assert kept.get("twelve bytes") == "twelve bytes"
+
+
+def test_footers_that_are_kept_count_as_memory(tmp_path):
+    wide = pa.table({f"x{number}": np.zeros(200) for number in range(100)})
+    for number in range(4):
+        pq.write_table(wide, tmp_path / f"{number}.parquet", row_group_size=10)
+    paths = sorted(str(path) for path in tmp_path.iterdir())
+    of_file = 20 * 100 * 800
+    assert kept_nbytes(read_footers(paths)) == 4 * of_file == as_source(tmp_path).kept_nbytes
+    assert kept_nbytes(read_footers(paths * 100)) == (8 << 20) + 4 * (2 << 20)
+    assert kept_nbytes(read_footers(paths[:1])[:1] * 0) == 0
+    source = as_source(tmp_path)
+    for chunk in range(source.num_chunks):
+        source.read(chunk, ["x3"])
+    assert FOOTERS.get((paths[0], source.versions[0])).num_row_groups == 20

@@ -29,6 +29,7 @@ from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources import ParquetSource, as_source, remote
 from dtk.sources.byte_ranges import PartialFile, merged, split
 from dtk.sources.footers import read_footers
+from dtk.sources.kept_files import FOOTERS
 from dtk.sources.remote import Fetcher, Retries, is_transient
 from dtk.sources.remote_files import remote_files
 from dtk.sources.remote_zarr import is_remote
@@ -132,7 +133,7 @@ def test_columns_are_fetched_in_the_requests_and_bytes_that_are_planned(server):
 def test_row_groups_of_a_file_wait_for_one_footer(server):
     source = as_source(f"{server.url}/table/", columns=["x"])
     source = pickle.loads(pickle.dumps(source))
-    dtk.sources.parquet._FOOTERS._kept.clear()
+    FOOTERS.clear()
     server.behave(delay_s=0.05)
     fetches = [source.fetch(chunk) for chunk in range(4)]
     for chunk, fetch in enumerate(fetches):

@@ -1,0 +1,201 @@
+"""What a process keeps of Parquet files between reads: parsed footers, and the files that a thread read last.
+
+Both are bounded in bytes: a parsed footer takes 800 bytes for each column of each row group, which adds up with the
+data.
+"""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dtk.sources.footers import Footer
+
+__all__ = ["FOOTERS", "KEPT_FILES", "MappedFile", "are_all_kept", "kept_nbytes", "map_file", "mapped_file"]
+
+KEPT_FILES: Final = 8
+"""Local files that a thread has open, at most."""
+
+_FOOTERS_NBYTES: Final = 8 << 20  # of a process
+_FILES_NBYTES: Final = 2 << 20  # of the footers of a thread's open files
+_COLUMN_NBYTES: Final = 800  # of a parsed footer, for a column of a row group
+_THREADS: Final = 4  # that read, at most
+_UNCOUNTED_NBYTES: Final = 1 << 20  # what is less is lost in what the interpreter takes
+
+MappedFile = tuple[mmap.mmap, pq.ParquetFile]
+Value = TypeVar("Value")
+
+
+def _footer_nbytes(footer: pq.FileMetaData) -> int:
+    return int(_COLUMN_NBYTES * footer.num_row_groups * footer.num_columns)
+
+
+class _Bounded(Generic[Value]):
+    """The values that were used last, of some bytes together; at least one."""
+
+    def __init__(self, limit_nbytes: int, nbytes_of: Callable[[Value], int], most: int | None = None) -> None:
+        self._kept: OrderedDict[Any, Value] = OrderedDict()
+        self._limit_nbytes, self._nbytes_of, self._most = limit_nbytes, nbytes_of, most
+        self._nbytes = 0
+
+    def get(self, key: Any) -> Value | None:
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: Any, value: Value) -> None:
+        self._discard(key)
+        self._kept[key] = value
+        self._nbytes += self._nbytes_of(value)
+        while len(self._kept) > 1 and (self._nbytes > self._limit_nbytes or len(self._kept) > (self._most or 2**31)):
+            self._discard(next(iter(self._kept)))
+
+    def _discard(self, key: Any) -> None:
+        if key in self._kept:
+            self._nbytes -= self._nbytes_of(self._kept.pop(key))
+
+
+class _Footers:
+    """The footers of the files that were read last, for all threads of the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.clear()
+
+    def get(self, key: tuple[str, str]) -> pq.FileMetaData | None:
+        """Return the footer of a file.
+
+        Parameters
+        ----------
+        key : tuple of str
+            Its path and version.
+
+        Returns
+        -------
+        pq.FileMetaData or None
+            None if it is not kept.
+        """
+        with self._lock:
+            return self._kept.get(key)
+
+    def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None:
+        """Keep the footer of a file.
+
+        Parameters
+        ----------
+        key : tuple of str
+            Its path and version.
+        footer : pq.FileMetaData
+            The footer.
+        """
+        with self._lock:
+            self._kept.put(key, footer)
+
+    def clear(self) -> None:
+        """Keep none."""
+        with self._lock:
+            self._kept = _Bounded[pq.FileMetaData](_FOOTERS_NBYTES, _footer_nbytes)
+
+
+class _Thread(threading.local):
+    """The local files that a thread read last, mapped into memory: to open one costs a twentieth of a read."""
+
+    def __init__(self) -> None:
+        self.files = _Bounded[MappedFile](_FILES_NBYTES, lambda file: _footer_nbytes(file[1].metadata), KEPT_FILES)
+
+
+FOOTERS: Final = _Footers()
+_THREAD: Final = _Thread()
+
+
+def mapped_file(path: str, version: str, as_dictionaries: tuple[str, ...]) -> MappedFile:
+    """Take up a local file that this thread has open, or open it and keep it.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    version : str
+        Its size and time.
+    as_dictionaries : tuple of str
+        Columns that are read as codes of a dictionary.
+
+    Returns
+    -------
+    mmap.mmap and pq.ParquetFile
+        The file in memory, and what reads it. Only this thread may.
+    """
+    key = (path, version, as_dictionaries)
+    kept = _THREAD.files.get(key)
+    if kept is None:
+        kept = map_file(*key)
+        _THREAD.files.put(key, kept)
+    return kept
+
+
+def map_file(path: str, version: str, as_dictionaries: tuple[str, ...]) -> MappedFile:
+    """Map a local file into memory, and open it there.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    version : str
+        Its size and time.
+    as_dictionaries : tuple of str
+        Columns that are read as codes of a dictionary.
+
+    Returns
+    -------
+    mmap.mmap and pq.ParquetFile
+        The file in memory, and what reads it.
+    """
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    footer = FOOTERS.get((path, version))
+    content = pa.BufferReader(pa.py_buffer(mapped))
+    opened = pq.ParquetFile(content, metadata=footer, read_dictionary=list(as_dictionaries))
+    if footer is None:
+        FOOTERS.put((path, version), opened.metadata)
+    return mapped, opened
+
+
+def are_all_kept(footers: Sequence[Footer]) -> bool:
+    """Tell whether the footers of all files stay in memory.
+
+    Parameters
+    ----------
+    footers : sequence of Footer
+        Of the files.
+
+    Returns
+    -------
+    bool
+        False where some are parsed anew when a file is read again.
+    """
+    return _COLUMN_NBYTES * sum(footer.column_nbytes.size for footer in footers) <= _FOOTERS_NBYTES
+
+
+def kept_nbytes(footers: Sequence[Footer]) -> int:
+    """Return what is kept at most while files are read.
+
+    Parameters
+    ----------
+    footers : sequence of Footer
+        Of the files.
+
+    Returns
+    -------
+    int
+        Bytes; 0 where it is less than a MiB.
+    """
+    sizes = [_COLUMN_NBYTES * footer.column_nbytes.size for footer in footers]
+    largest = max(sizes, default=0)
+    most = min(sum(sizes), max(_FOOTERS_NBYTES, largest) + _THREADS * max(_FILES_NBYTES, largest))
+    return most if most > _UNCOUNTED_NBYTES else 0

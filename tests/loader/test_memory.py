@@ -29,12 +29,12 @@ elif kind == "share":
     data, _ = dtk.split(data, fractions=[0.05, 0.95])
 elif kind == "column":
     data = data.assign(y=data.x0 + data.x1)
-elif kind in ("file", "drawn", "remote"):
+elif kind in ("file", "drawn", "remote file", "remote drawn"):
     data = path
-elif kind == "windows":
+elif kind in ("windows", "remote windows"):
     data, window = path, dtk.Window("time", history=3, lead=1)
 for memory in ("64 MiB", "160 MiB", "256 MiB", "384 MiB"):
-    sampling = "x2" if kind == "drawn" else None
+    sampling = "x2" if kind.endswith("drawn") else None
     loader = Loader(
         data, target="x1", sampling=sampling, window=window, global_batch_size=256, memory=memory, read_threads=2
     )
@@ -84,18 +84,22 @@ def series(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize(
-    "kind", ["file", "column", "filter", "share", "drawn", pytest.param("remote", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("kind", ["file", "column", "filter", "share", "drawn"])
 def test_what_is_held_is_what_was_planned(parquet, kind):
-    if kind == "remote":
-        pytest.importorskip("aiohttp")
-    with serve(os.path.dirname(parquet)) as server:
-        check(f"{server.url}/data.parquet" if kind == "remote" else parquet, kind)
+    check(parquet, kind)
 
 
 def test_windows_are_held_as_planned(series):
     check(series, "windows")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["remote file", "remote drawn", "remote windows"])
+def test_what_is_fetched_is_held_as_planned(parquet, series, kind):
+    pytest.importorskip("aiohttp")
+    path = series if kind == "remote windows" else parquet
+    with serve(os.path.dirname(path)) as server:
+        check(f"{server.url}/{os.path.basename(path)}", kind)
 
 
 def check(parquet, kind):

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from dtk.errors import ArgumentError
 from dtk.loader.encoder import Field
 from dtk.loader.packed import Joined
-from dtk.sources.arrays import ArrayBlock, ArraySource, ArrayVariable
+from dtk.sources.arrays import ArraySource
+from dtk.sources.variables import ArrayBlock, ArrayVariable
 
 __all__ = ["GridEncoder"]
 

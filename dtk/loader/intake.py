@@ -12,7 +12,8 @@ from dtk.loader.grids import GridEncoder
 from dtk.loader.sampling import SamplingRule, counting_source, make_rule, names_in
 from dtk.loader.windows import WindowEncoder, make_windows
 from dtk.sources import ParquetSource, Source, as_source
-from dtk.sources.arrays import ArraySource, Verify, array_source
+from dtk.sources.arrays import ArraySource, Verify
+from dtk.sources.datasets import array_source
 from dtk.sources.window import Window
 from dtk.sources.windows import WindowSource
 

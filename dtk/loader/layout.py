@@ -13,8 +13,9 @@ from dtk.loader.grids import GridEncoder
 from dtk.loader.segments import Integers
 from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source, TableSource
-from dtk.sources.arrays import ArraySource, ArrayVariable
+from dtk.sources.arrays import ArraySource
 from dtk.sources.remote import FetchCost
+from dtk.sources.variables import ArrayVariable
 from dtk.sources.windows import WindowSource
 
 __all__ = ["Layout", "layout_of"]

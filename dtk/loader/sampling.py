@@ -20,9 +20,10 @@ from dtk.loader.encoder import Encoder
 from dtk.loader.order import Order
 from dtk.loader.segments import Integers, concat
 from dtk.sources import ExpressionSource, Source, as_source
-from dtk.sources.arrays import ArrayBlock, ArraySource
+from dtk.sources.arrays import ArraySource
 from dtk.sources.columns import close_to
 from dtk.sources.counting import Counts, count, to_classes, to_weights
+from dtk.sources.variables import ArrayBlock
 
 __all__ = ["EpochDraw", "Sampling", "SamplingRule", "counting_source", "make_rule", "names_in"]
 

@@ -16,8 +16,9 @@ from dtk.loader.grids import GridEncoder
 from dtk.loader.packed import Joined, Packed, Windows
 from dtk.loader.scatter import scatter
 from dtk.sources import as_source
-from dtk.sources.arrays import ArraySource, as_dataset, source_of_dataset
+from dtk.sources.arrays import ArraySource
 from dtk.sources.columns import checked_columns
+from dtk.sources.datasets import as_dataset, source_of_dataset
 from dtk.sources.window import Window, WindowBlock
 from dtk.sources.windows import WindowSource, windows_of_dataset, windows_of_table
 

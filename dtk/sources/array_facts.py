@@ -13,7 +13,8 @@ from dtk.sources.facts import changed_files, file_facts, named, short_digest
 from dtk.sources.store import list_objects, snapshot_of, store_place
 
 if TYPE_CHECKING:
-    from dtk.sources.arrays import ArraySource, ArrayVariable
+    from dtk.sources.arrays import ArraySource
+    from dtk.sources.variables import ArrayVariable
 
 __all__ = ["array_changes", "array_facts"]
 

@@ -4,146 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from dtk.config import did_you_mean
-from dtk.errors import ArgumentError, DataError
 from dtk.sources.array_facts import array_changes, array_facts
-from dtk.sources.plain_read import PlainRead, plain_read
 from dtk.sources.remote import Fetch, FetchCost
-from dtk.sources.remote_zarr import is_remote
-from dtk.sources.zarr_read import Region, Scratch, fetch_region, read_region, region_cost, stored_chunk_nbytes
+from dtk.sources.variables import ArrayBlock, ArrayVariable, read_variable
+from dtk.sources.zarr_read import Scratch, fetch_region, region_cost, stored_chunk_nbytes
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-__all__ = ["ArrayBlock", "ArraySource", "ArrayVariable", "Verify", "array_source", "as_dataset", "source_of_dataset"]
+__all__ = ["ArraySource", "Verify"]
 
 Verify = Literal["metadata", "list"]
-
-_LEAST_NBYTES: Final = 1 << 20  # of a chunk, decoded
-
-
-@dataclass(frozen=True)
-class ArrayBlock:
-    """A contiguous run of samples.
-
-    Parameters
-    ----------
-    arrays : mapping of str to numpy.ndarray
-        By variable: ``[samples, *shape]``.
-    num_rows : int
-        Samples.
-    """
-
-    arrays: Mapping[str, npt.NDArray[Any]]
-    num_rows: int
-
-    def slice(self, first: int, num_rows: int) -> Self:
-        """Take some samples, without a copy.
-
-        Parameters
-        ----------
-        first : int
-            The first one.
-        num_rows : int
-            How many.
-
-        Returns
-        -------
-        ArrayBlock
-            Views of this one.
-        """
-        arrays = {name: array[first : first + num_rows] for name, array in self.arrays.items()}
-        return type(self)(arrays, num_rows)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Self:
-        """Take samples by their numbers.
-
-        Parameters
-        ----------
-        rows : numpy.ndarray
-            An int64 ``[n]``: which ones, also several times.
-
-        Returns
-        -------
-        ArrayBlock
-            Copies.
-        """
-        return type(self)({name: array[rows] for name, array in self.arrays.items()}, len(rows))
-
-
-@dataclass(frozen=True)
-class ArrayVariable:
-    """One variable of a source.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    dims : tuple of str
-        Its dimensions, the sample dimension left out.
-    shape : tuple of int
-        The shape of a sample; of the whole where it is static.
-    dtype : numpy.dtype
-        As decoded.
-    is_static : bool
-        Whether it lacks the sample dimension.
-    read : PlainRead
-        Where it lies.
-    axis : int
-        Of the array in the store: the one along the samples; -1 where it is static.
-    chunk_rows : int
-        Samples of a chunk, or of a shard, in the store.
-    """
-
-    name: str
-    dims: tuple[str, ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    is_static: bool
-    read: PlainRead
-    axis: int
-    chunk_rows: int
-
-    @property
-    def row_nbytes(self) -> int:
-        """Bytes of a sample as stored, before it is compressed."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.read.array.dtype.itemsize
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether it is in a remote store."""
-        return is_remote(self.read.array.store_path.store)
-
-    def region(self, start: int, stop: int) -> Region:
-        """Return where some samples lie in the array.
-
-        Parameters
-        ----------
-        start : int
-            The first sample; of no meaning for a static variable.
-        stop : int
-            The sample after the last.
-
-        Returns
-        -------
-        tuple of slice
-            For each of the array's dimensions.
-        """
-        region = [slice(part, part + 1) if isinstance(part, int) else part for part in self.read.selection]
-        if not self.is_static:
-            first = region[self.axis].start
-            region[self.axis] = slice(first + start, first + stop)
-        return tuple(region)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -400,7 +276,7 @@ class ArraySource:
         names = self._sampled(columns)
         coming = iter(fetched or self.fetch_samples(start, stop, names))
         futures = {name: next(coming) if self.variables[name].is_remote else None for name in names}
-        arrays = {name: _read(self.variables[name], start, stop, scratch, futures[name]) for name in names}
+        arrays = {name: read_variable(self.variables[name], start, stop, scratch, futures[name]) for name in names}
         return ArrayBlock(arrays, stop - start)
 
     def read_static(self, name: str) -> npt.NDArray[Any]:
@@ -416,7 +292,7 @@ class ArraySource:
         numpy.ndarray
             The whole of it.
         """
-        return _read(self.variables[name], 0, 0, Scratch())
+        return read_variable(self.variables[name], 0, 0, Scratch())
 
     def describe(self, chunk: int) -> str:
         """Say where a chunk lies.
@@ -440,152 +316,3 @@ class ArraySource:
 
     def __repr__(self) -> str:
         return f"ArraySource({list(self.variables)}, {self.num_samples} along {self.dim!r}, {self.num_chunks} chunks)"
-
-
-def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, dim: str | None = None) -> ArraySource:
-    """Turn an xarray Dataset that is read from Zarr into a source.
-
-    Parameters
-    ----------
-    data : xarray.Dataset
-        Opened from Zarr, selected by slices or single positions at most.
-    columns : sequence of str, optional
-        Which variables; all data variables if None.
-    dim : str, optional
-        The dimension of the samples; the first one of the biggest variable if None.
-
-    Returns
-    -------
-    ArraySource
-        Nothing is read but metadata.
-
-    Raises
-    ------
-    SourceError
-        If a variable is computed, and not read; the error names it.
-    DataError
-        If a variable is no array of numbers with samples.
-    ArgumentError
-        If a variable or the dimension is not there.
-    """
-    names = [str(name) for name in (data.data_vars if columns is None else columns)]
-    for name in names:
-        if name not in data.variables:
-            known = [str(known) for known in data.variables]
-            raise ArgumentError(f"{name!r} is no variable of the data{did_you_mean(name, known)}")
-    if names and not any(data[name].dims for name in names):
-        raise DataError(f"variables {names} have no dimensions: each is one number, and holds no samples")
-    if dim is None:
-        largest = max((data[name] for name in names if data[name].dims), key=lambda one: one.nbytes, default=None)
-        dim = None if largest is None else str(largest.dims[0])
-    if dim is None or dim not in data.sizes:
-        known = [str(known) for known in data.sizes]
-        raise ArgumentError(f"dim={dim!r} is no dimension of the data{did_you_mean(str(dim), known)}")
-    variables = {name: _variable(name, data[name].variable, dim) for name in names}
-    samples = [variable for variable in variables.values() if not variable.is_static]
-    if not samples:
-        raise ArgumentError(f"dim={dim!r} is in none of the variables {names}")
-    return ArraySource(dim, variables, int(data.sizes[dim]), _edges(samples, int(data.sizes[dim])))
-
-
-def _variable(name: str, variable: xr.Variable, dim: str) -> ArrayVariable:
-    if variable.dtype.kind not in "fiub":
-        raise DataError(
-            f"variable {name!r} holds {variable.dtype}, no numbers; leave it out, or derive a number from it first"
-        )
-    read = plain_read(name, variable)
-    dims = tuple(str(one) for one in variable.dims)
-    axes = [axis for axis, part in enumerate(read.selection) if isinstance(part, slice)]
-    is_static = dim not in dims
-    axis = -1 if is_static else axes[dims.index(dim)]
-    array = read.array
-    return ArrayVariable(
-        name=name,
-        dims=tuple(one for one in dims if one != dim),
-        shape=tuple(size for one, size in zip(dims, variable.shape, strict=True) if one != dim),
-        dtype=np.dtype(variable.dtype),
-        is_static=is_static,
-        read=read,
-        axis=axis,
-        chunk_rows=0 if is_static else int((array.shards or array.chunks)[axis]),
-    )
-
-
-def _edges(samples: Sequence[ArrayVariable], num_samples: int) -> npt.NDArray[np.int64]:
-    """Return where the chunks of the variable with the biggest samples begin and end."""
-    largest = max(samples, key=lambda variable: variable.row_nbytes)
-    part = largest.read.selection[largest.axis]
-    assert isinstance(part, slice)
-    # Small chunks are read several at a time: each read has a price of its own.
-    together = max(1, _LEAST_NBYTES // max(1, largest.chunk_rows * largest.row_nbytes))
-    size = largest.chunk_rows * together
-    inner = np.arange(part.start // size + 1, -(-part.stop // size), dtype=np.int64) * size - part.start
-    edges = np.concatenate([[0], inner, [num_samples]]) if num_samples else np.zeros(1, np.int64)
-    return edges.astype(np.int64)
-
-
-def _read(
-    variable: ArrayVariable, start: int, stop: int, scratch: Scratch, fetched: Future[Any] | None = None
-) -> npt.NDArray[Any]:
-    """Read samples of a variable, decoded, with the samples first."""
-    read, region = variable.read, variable.region(start, stop)
-    values = scratch.array(variable.name, [part.stop - part.start for part in region], read.array.dtype)
-    read_region(read.array, region, values, scratch, fetched)
-    dropped = tuple(axis for axis, part in enumerate(read.selection) if isinstance(part, int))
-    for function in read.decode:
-        values = function(values)
-    if not variable.is_static and variable.axis:
-        values = np.moveaxis(values, variable.axis, 0)
-        dropped = tuple(axis + 1 if axis < variable.axis else axis for axis in dropped)
-    return values.squeeze(dropped) if dropped else values
-
-
-def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | None = None) -> ArraySource | None:
-    """Turn data of dimensions into a source; None for a table.
-
-    Parameters
-    ----------
-    data : object
-        An xarray Dataset, the path of a Zarr store, an `ArraySource`, or anything else.
-    columns : sequence of str, optional
-        Which variables; all data variables if None.
-    dim : str, optional
-        The dimension of the samples; the first one of the biggest variable if None.
-
-    Returns
-    -------
-    ArraySource or None
-        None if `data` is nothing of this kind.
-
-    Raises
-    ------
-    SourceError
-        If a variable is computed, and not read.
-    """
-    if isinstance(data, ArraySource):
-        return data
-    dataset = as_dataset(data)
-    return None if dataset is None else source_of_dataset(dataset, columns, dim)
-
-
-def as_dataset(data: Any) -> xr.Dataset | None:
-    """Open data of dimensions; None for a table.
-
-    Parameters
-    ----------
-    data : object
-        An xarray Dataset, the path of a Zarr store, or anything else.
-
-    Returns
-    -------
-    xarray.Dataset or None
-        None if `data` is nothing of this kind.
-    """
-    if isinstance(data, str | os.PathLike):
-        from dtk.sources.listing import list_files
-        from dtk.sources.open import open as open_data
-
-        if list_files(data).format not in {"zarr", "netcdf"}:
-            return None
-        data = open_data(data)
-    return data if hasattr(data, "data_vars") else None

@@ -12,7 +12,7 @@ import xarray as xr
 from dtk.errors import ArgumentError, DataError
 from dtk.loader import Loader
 from dtk.loader import scatter as scatter_module
-from dtk.sources import arrays
+from dtk.sources import datasets
 
 SAMPLES = 203
 
@@ -41,7 +41,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_chunk_is_too_small(monkeypatch):
-    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)
 
 
 def loader_of(store, **options):

@@ -20,14 +20,14 @@ from numcodecs import Zlib
 
 from dtk.errors import ArgumentError, DataError
 from dtk.loader import Loader
-from dtk.sources import arrays
+from dtk.sources import datasets
 from dtk.training.losses import SampleLoss, resolve_loss, weighted_sum
 
 
 @pytest.fixture(scope="module", autouse=True)
 def no_chunk_is_too_small():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "_LEAST_NBYTES", 1)
+        patch.setattr(datasets, "_LEAST_NBYTES", 1)
         yield
 
 

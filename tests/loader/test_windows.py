@@ -24,7 +24,7 @@ from dtk.loader import scatter as scatter_module
 from dtk.loader.packed import Joined, Windows
 from dtk.loader.scatter import scatter
 from dtk.preparation import TablePreparation
-from dtk.sources import ParquetSource, TableSource, Window, arrays
+from dtk.sources import ParquetSource, TableSource, Window, datasets
 from dtk.sources import windows as windows_module
 
 ROWS = 600
@@ -354,7 +354,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture
 def no_chunk_is_too_small(monkeypatch):
-    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)
     monkeypatch.setattr(windows_module, "_JOINED_NBYTES", 1)
 
 
@@ -437,7 +437,7 @@ def test_chunks_are_read_several_at_once(store, monkeypatch):
     def numbers(loader):
         return np.sort(np.concatenate([batch["target"][batch["weight"] > 0] for batch in loader]))
 
-    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)
     alone, joined = (loader_of_numbers(nbytes) for nbytes in (1, 3000))  # 832 bytes a chunk
     assert joined.plan.num_chunks == alone.plan.num_chunks / 3
     assert joined.plan.decodes_per_row < 1.4 < 1.8 < alone.plan.decodes_per_row
@@ -616,7 +616,7 @@ def test_a_window_that_does_not_fit_the_grids_is_refused(store, window, options,
 
 def test_arrays_without_their_coordinate_are_refused(store):
     with pytest.raises(ArgumentError, match="window= needs the coordinate of the samples; give the Dataset"):
-        Loader(arrays.array_source(store), target="number", window=Window("time"))
+        Loader(datasets.array_source(store), target="number", window=Window("time"))
 
 
 def test_training_refuses_windows_in_a_line(source):

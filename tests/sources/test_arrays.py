@@ -9,8 +9,8 @@ import pytest
 import xarray as xr
 
 from dtk.errors import ArgumentError, DataError, SourceError
-from dtk.sources import arrays
-from dtk.sources.arrays import source_of_dataset
+from dtk.sources import datasets
+from dtk.sources.datasets import source_of_dataset
 from dtk.sources.zarr_read import Scratch
 
 TIMES = 47
@@ -35,7 +35,7 @@ def climate():
 @pytest.fixture(autouse=True)
 def no_chunk_is_too_small(monkeypatch):
     """Read each chunk of the store by itself, however small."""
-    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -98,7 +98,7 @@ def test_chunks_follow_the_biggest_variable(store):
 
 
 def test_small_chunks_are_read_together(store, monkeypatch):
-    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 7 * 8 * 2)
+    monkeypatch.setattr(datasets, "_LEAST_NBYTES", 7 * 8 * 2)
     assert source_of_dataset(opened(store)[["rain"]]).chunk_rows.tolist() == [14, 14, 14, 5]
 
 

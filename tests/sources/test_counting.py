@@ -18,9 +18,9 @@ import xarray as xr
 
 from dtk.errors import ArgumentError, DataError
 from dtk.sources import TableSource, as_source, count_cache, counted, split
-from dtk.sources.arrays import array_source
 from dtk.sources.count_cache import Counts, load_counts, save_counts
 from dtk.sources.counting import count
+from dtk.sources.datasets import array_source
 
 ROWS = 1000
 
@@ -119,10 +119,10 @@ def test_arrays_are_counted_along_their_own_chunks(tmp_path, cache):
     encoding = {"t": {"chunks": (30, 9)}, "w": {"chunks": (100,)}, "y": {"chunks": (7,)}}
     path = str(tmp_path / "data.zarr")
     data.to_zarr(path, encoding=encoding, zarr_format=2, consolidated=False)
-    import dtk.sources.arrays as arrays
+    import dtk.sources.datasets as datasets
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(arrays, "_LEAST_NBYTES", 1)
+        patch.setattr(datasets, "_LEAST_NBYTES", 1)
         source = array_source(path)
     counts = count(source, weights="w")
     assert counts.chunk_weights.tolist() == [w.sum() for w in np.split(np.arange(100.0), [30, 60, 90])]

@@ -361,9 +361,10 @@ class Plan:
             largest = int(self.chunk_nbytes.max())
             fetched = HELD * self.fetch_nbytes
             enough = enough_nbytes(need - self.decode_nbytes - fetched, decode_nbytes(self.chunk_nbytes, 0), fetched)
+            kept = f", footers of files ({format_nbytes(self.kept_nbytes)})" if self.kept_nbytes else ""
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
-                f"its largest chunk ({format_nbytes(largest)} while it is read) and batches of "
+                f"its largest chunk ({format_nbytes(largest)} while it is read){kept} and batches of "
                 f"{order.batch_width(ranks):,} rows; pass "
                 f"memory={format_nbytes(enough)!r} or more, lower global_batch_size, or write smaller row groups"
             )

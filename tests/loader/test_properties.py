@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numcodecs import Zlib
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import ArgumentError, DataError, MemoryLimitError
 from dtk.loader import Loader
 from dtk.sources import datasets
 from dtk.training.losses import SampleLoss, resolve_loss, weighted_sum
@@ -231,7 +231,9 @@ def test_files_without_a_row_are_refused(tmp_path):
 def test_ten_thousand_columns(tmp_path):
     table = pa.table({f"c{number}": np.arange(8, dtype="f4") + number for number in range(10_000)})
     pq.write_table(table, tmp_path / "wide.parquet", row_group_size=4)
-    loader = Loader(str(tmp_path), global_batch_size=4, shuffle=False, memory="16 MiB")
+    with pytest.raises(MemoryLimitError, match=r"footers of files \(15\.3 MiB\)"):
+        next(iter(Loader(str(tmp_path), global_batch_size=4, memory="16 MiB")))
+    loader = Loader(str(tmp_path), global_batch_size=4, shuffle=False, memory="32 MiB")
     found = torch.cat([batch["inputs"].clone() for batch in loader])
     assert torch.equal(found, torch.arange(8.0)[:, None] + torch.arange(10_000.0))
 

@@ -81,36 +81,6 @@ def test_the_state_goes_on_in_another_one(path):
     np.testing.assert_array_equal(numbers(second), epoch_rows(1, path))
 
 
-@pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
-def test_data_loader_with_at_most_one_worker(path, context):
-    view = dataset(path)
-    workers = {} if context is None else {"num_workers": 1, "multiprocessing_context": context}
-    loader = DataLoader(view, batch_size=None, **workers)
-    assert len(loader) == 24
-    for epoch in range(1 if context == "spawn" else 3):
-        batches = list(loader)
-        assert set(batches[0]) == {"inputs", "target", "weight"}
-        np.testing.assert_array_equal(numbers(batches), epoch_rows(epoch, path))
-    if context == "fork":  # a worker that lives on hears of an epoch
-        loader = DataLoader(view, batch_size=None, persistent_workers=True, **workers)
-        np.testing.assert_array_equal(numbers(loader), epoch_rows(3, path))
-        view.set_epoch(8)
-        np.testing.assert_array_equal(numbers(loader), epoch_rows(8, path))
-        np.testing.assert_array_equal(numbers(loader), epoch_rows(9, path))
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_data_loader_that_would_batch_batches_is_refused(path, num_workers):
-    for options in ({}, {"batch_size": 4}, {"batch_size": 4, "collate_fn": list}):
-        with pytest.raises(ArgumentError, match=r"batch_size must be None.*DataLoader\(\.\.\., batch_size=None\)"):
-            next(iter(DataLoader(dataset(path), num_workers=num_workers, **options)))
-
-
-def test_several_workers_are_refused(path):
-    with pytest.raises(ArgumentError, match="num_workers=2 would yield every batch 2 times; pass num_workers=0 or 1"):
-        next(iter(DataLoader(dataset(path), batch_size=None, num_workers=2)))
-
-
 def in_rank(view, rank, results):
     results.put((rank, [numbers(view), numbers(view)]))
 
@@ -131,6 +101,36 @@ def test_ranks_that_get_the_same_view_count_their_epochs_apart(path):
     for process in processes:
         process.join(60)
     np.testing.assert_array_equal(numbers(view), epoch_rows(0, path))
+
+
+@pytest.mark.parametrize("context", [None, "fork", pytest.param("spawn", marks=pytest.mark.slow)])
+def test_data_loader_with_at_most_one_worker(path, context):
+    view = dataset(path)
+    workers = {} if context is None else {"num_workers": 1, "multiprocessing_context": context}
+    loader = DataLoader(view, batch_size=None, **workers)
+    assert len(loader) == 24
+    for epoch in range(1 if context == "spawn" else 3):
+        batches = list(loader)
+        assert set(batches[0]) == {"inputs", "target", "weight"}
+        np.testing.assert_array_equal(numbers(batches), epoch_rows(epoch, path))
+    if context == "fork":  # a worker that lives on hears of an epoch
+        loader = DataLoader(view, batch_size=None, persistent_workers=True, **workers)
+        np.testing.assert_array_equal(numbers(loader), epoch_rows(3, path))
+        view.set_epoch(8)
+        np.testing.assert_array_equal(numbers(loader), epoch_rows(8, path))
+        np.testing.assert_array_equal(numbers(loader), epoch_rows(9, path))
+
+
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_data_loader_that_would_batch_batches_is_refused(path, num_workers):
+    for options in ({}, {"batch_size": 4}, {"batch_size": 4, "collate_fn": list}):
+        with pytest.raises(ArgumentError, match=r"batch_size must be None.*DataLoader\(\.\.\., batch_size=None\)"):
+            next(iter(DataLoader(dataset(path), num_workers=num_workers, **options)))
+
+
+def test_several_workers_are_refused(path):
+    with pytest.raises(ArgumentError, match="num_workers=2 would yield every batch 2 times; pass num_workers=0 or 1"):
+        next(iter(DataLoader(dataset(path), batch_size=None, num_workers=2)))
 
 
 def in_group(rank, path, file, results):

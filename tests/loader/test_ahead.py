@@ -20,6 +20,7 @@ from dtk.errors import DataError, FetchError, MemoryLimitError
 from dtk.loader import Loader
 from dtk.loader.ahead import Ahead, fetch_limit_nbytes
 from dtk.sources import datasets, remote, windows
+from dtk.sources.kept_files import FOOTERS
 from dtk.sources.remote import FetchCost, Retries
 
 pytest.importorskip("aiohttp")  # what fsspec speaks HTTP with
@@ -103,7 +104,7 @@ def test_the_plan_counts_requests_and_bytes(directory, server):
     extra = there.plan.memory_nbytes(1) - local.plan.memory_nbytes(1)
     assert extra == 4 * there.plan.fetch_nbytes  # on the way, and beside what is decoded of it
     assert there.plan.explain([1]).rows[0][4] == f"{4 + 24 * 2}"
-    dtk.sources.parquet._FOOTERS._kept.clear()
+    FOOTERS.clear()
     server.behave()
     for _ in there:
         pass

@@ -84,7 +84,10 @@ def series(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("kind", ["file", "column", "filter", "share", "drawn"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("column", "share", "drawn")]
+
+
+@pytest.mark.parametrize("kind", ["file", "filter", *SLOW])
 def test_what_is_held_is_what_was_planned(parquet, kind):
     check(parquet, kind)
 

@@ -22,7 +22,7 @@ import dtk
 from dtk.errors import ArgumentError, DataError
 from dtk.loader import Loader
 from dtk.preparation import SampleEncoder, TablePreparation
-from dtk.sources import ParquetSource, TableSource, arrays
+from dtk.sources import ParquetSource, TableSource, datasets
 
 ROWS = 3000
 
@@ -240,7 +240,7 @@ def test_training_takes_a_drawn_loader_and_validation_does_not(path):
 
 @pytest.fixture
 def store(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "_LEAST_NBYTES", 1)
+    monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)
     number = np.arange(200)
     data = xr.Dataset(
         {

@@ -200,6 +200,7 @@ def test_a_rank_over_its_memory_share_is_ended(client):
     assert isinstance(caught.value.__cause__, MemoryLimitError)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_ends_the_gang(small_cluster, until_ranks_run):
     pids = small_cluster.run(os.getpid)
     victim = sorted(pids)[0]
@@ -222,6 +223,7 @@ def test_a_killed_worker_ends_the_gang(small_cluster, until_ranks_run):
     assert time.monotonic() - killed_at[0] < 10 + 5  # noticed in 10 s; the rest is for a busy machine
 
 
+@pytest.mark.slow
 def test_a_rank_leaves_though_a_fork_of_its_worker_holds_the_pipe(small_cluster, until_ranks_run):
     def fork():
         child = os.fork()
@@ -250,6 +252,7 @@ def test_a_rank_leaves_though_a_fork_of_its_worker_holds_the_pipe(small_cluster,
         os.kill(forked[0], signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_closed_client_ends_its_ranks(small_cluster, until_ranks_run):
     from distributed import Client
 

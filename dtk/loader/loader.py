@@ -375,8 +375,8 @@ class Loader:
         Returns
         -------
         Loader
-            At the same epoch and step; it shares nothing that changes. Batches on another device than the CPU stay
-            valid.
+            At the same epoch and step; it shares nothing that changes, so iterate over the same copy in all epochs.
+            Batches on another device than the CPU stay valid.
 
         Raises
         ------

@@ -179,6 +179,11 @@ class Reader:
     def _work(self) -> None:
         try:
             self._read_all()
+        except BaseException as error:  # a fetch could not start; the consumer raises it
+            with self._changed:
+                self._error = self._error or error
+                self._stopped = True
+                self._changed.notify_all()
         finally:  # Arrow keeps what a thread has freed for this thread, which is about to end
             pa.default_memory_pool().release_unused()
 

@@ -87,7 +87,7 @@ def array_changes(source: ArraySource, then: Mapping[str, Any]) -> list[str]:
 def _variable_facts(variable: ArrayVariable) -> dict[str, Any]:
     array = variable.read.array
     metadata = json.dumps(array.metadata.to_dict(), sort_keys=True, default=str)
-    decode = [repr(getattr(function, "keywords", function)) for function in variable.read.decode]
+    decode = [_named(function) for function in variable.read.decode]
     return {
         "place": store_place(array.store_path),
         "shape": list(array.shape),
@@ -96,6 +96,12 @@ def _variable_facts(variable: ArrayVariable) -> dict[str, Any]:
         "selection": [[part.start, part.stop] if isinstance(part, slice) else part for part in variable.read.selection],
         "metadata": short_digest(metadata, *decode),
     }
+
+
+def _named(function: Any) -> str:
+    """Name what decodes, the same in every process."""
+    plain = getattr(function, "func", function)
+    return f"{plain.__module__}.{plain.__qualname__} {getattr(function, 'keywords', '')!r}"
 
 
 def _variable_changes(name: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

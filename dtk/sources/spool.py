@@ -142,7 +142,7 @@ def spool(
     try:
         pieces = _write(work, staging, sys.stderr.isatty() if progress is None else progress)
         data_name = "." if place.is_local else os.path.basename(staging.directory)
-        staging.publish(Manifest(work.kind, work.identity, data_name, pieces))
+        staging.publish(Manifest(work.kind, work.identity, data_name, pieces), replaces=published is not None)
     except BaseException:
         if work.identity is None:  # what it reads may change until the next attempt, so that its pieces are of no use
             staging.remove()

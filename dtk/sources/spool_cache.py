@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -19,7 +18,7 @@ import fsspec
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
 from dtk.errors import DataError
-from dtk.sources.spool_manifest import MANIFEST, Manifest
+from dtk.sources.spool_manifest import MANIFEST, Manifest, content_digest
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -60,7 +59,10 @@ def open_cached(path: str, directory: str, max_nbytes: int | None) -> dd.DataFra
     from dtk.sources.open import open_listing
 
     listing = list_files(path)
-    return open_listing(replace(listing, filesystem=_CachedFiles(path, directory, max_nbytes)))
+    filesystem, root = fsspec.core.url_to_fs(path)
+    # fsspec keeps file systems by their arguments, in workers too: none of an older spool may be taken for this one's.
+    published = content_digest(filesystem.cat_file(f"{root.rstrip('/')}/{MANIFEST}"))
+    return open_listing(replace(listing, filesystem=_CachedFiles(path, directory, max_nbytes, published)))
 
 
 def zarr_store(listing: Listing) -> Any:
@@ -97,8 +99,9 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
 
     protocol = "dtk-spool"
 
-    def __init__(self, url: str, directory: str, max_nbytes: int | None, **options: Any) -> None:
-        super().__init__(url, directory, max_nbytes, **options)
+    def __init__(self, url: str, directory: str, max_nbytes: int | None, published: str, **options: Any) -> None:
+        super().__init__(url, directory, max_nbytes, published, **options)
+        self._published = published
         self._target, root = fsspec.core.url_to_fs(url)
         self._root = root.rstrip("/")
         self._directory = os.path.abspath(os.path.expanduser(directory))
@@ -150,7 +153,10 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
     def _told(self) -> dict[str, tuple[int, str]]:
         """Bytes and digest of each file, by its path."""
         where = f"{self._root}/{MANIFEST}"
-        manifest = Manifest.of_json(self._target.cat_file(where), where)
+        content = self._target.cat_file(where)
+        if content_digest(content) != self._published:
+            raise DataError(f"{where} was written again since it was opened; open it anew")
+        manifest = Manifest.of_json(content, where)
         data = self._root if manifest.data == "." else f"{self._root}/{manifest.data}"
         return {f"{data}/{name}": told for piece in manifest.pieces for name, told in piece.objects.items()}
 
@@ -194,7 +200,7 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
         except FileNotFoundError:
             self._checked.discard(digest)
             return None
-        if hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
+        if content_digest(content) != digest:
             with suppress(FileNotFoundError):
                 os.remove(local)
             return None
@@ -204,7 +210,7 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
     def _copied(self, path: str, local: str, nbytes: int, digest: str) -> bytes:
         """Fetch a file, and keep a copy where there is room."""
         content: bytes = self._target.cat_file(path)
-        if len(content) != nbytes or hashlib.blake2b(content, digest_size=16).hexdigest() != digest:
+        if len(content) != nbytes or content_digest(content) != digest:
             raise DataError(f"{self.unstrip_protocol(path)} is not what was spooled; spool again with overwrite=True")
         temporary = f"{local}.{uuid.uuid4().hex[:8]}"
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,10 +10,26 @@ from typing import Any, Final
 
 from dtk.errors import DataError
 
-__all__ = ["MANIFEST", "Manifest", "Piece", "spooled_root"]
+__all__ = ["MANIFEST", "Manifest", "Piece", "content_digest", "spooled_root"]
 
 MANIFEST: Final = "_spool.json"
 _VERSION: Final = 1
+
+
+def content_digest(content: bytes) -> str:
+    """Hash what a file of a spool holds.
+
+    Parameters
+    ----------
+    content : bytes
+        All of it.
+
+    Returns
+    -------
+    str
+        Hex digest.
+    """
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -84,9 +84,9 @@ class Place:
             return Manifest.of_json(self.fs.cat_file(path), path)
         if not self.fs.exists(self.root):
             return None
-        below = [
-            name for name in self.fs.ls(self.root, detail=False) if not os.path.basename(name).startswith("_data-")
-        ]
+        below = self.fs.ls(self.root, detail=False)
+        if not self.is_local:  # what interrupted spools left
+            below = [name for name in below if not os.path.basename(name.rstrip("/")).startswith(UNPUBLISHED)]
         if not self.fs.isdir(self.root) or below:
             raise ArgumentError(f"path={self.path!r} exists and is no spool; give another path")
         return None

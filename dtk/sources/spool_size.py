@@ -80,7 +80,7 @@ def encoded_nbytes(expr: Any, encode: Callable[[pa.Table], int]) -> int | None:
     wanted = _schema(expr._meta)
     num_rows = 0.0
     widths: dict[str, float] = {}
-    for rows, sample in _samples(expr):
+    for rows, sample in _samples(expr, set()):
         num_rows = max(num_rows, rows)
         for name in set(sample.column_names) & set(wanted.names) - set(widths):
             widths[name] = encode(sample.select([name])) / max(1, sample.num_rows)
@@ -91,8 +91,11 @@ def encoded_nbytes(expr: Any, encode: Callable[[pa.Table], int]) -> int | None:
     return int(num_rows * of_row)
 
 
-def _samples(expr: Any) -> Iterator[tuple[float, pa.Table]]:
+def _samples(expr: Any, seen: set[str]) -> Iterator[tuple[float, pa.Table]]:
     """Yield, of each part of an expression that can be read chunk by chunk, the rows in all, and some of them."""
+    if expr._name in seen:  # derived columns have the same frame below them many times
+        return
+    seen.add(expr._name)
     if isinstance(expr, FromPandas):
         rows = len(expr.frame)
         head = expr.frame.iloc[:_SAMPLED_ROWS]
@@ -106,7 +109,7 @@ def _samples(expr: Any) -> Iterator[tuple[float, pa.Table]]:
             pass  # what it is made of may still be read
     below = [node for node in expr.dependencies() if not isinstance(node, operations._DelayedExpr)]
     for node in below:
-        yield from _samples(node)
+        yield from _samples(node, seen)
     if not below and expr.ndim == 2 and not isinstance(expr, ReadParquet):
         part = new_collection(expr).partitions[0].compute()
         yield len(part) * expr.npartitions, _table(part.iloc[:_SAMPLED_ROWS])

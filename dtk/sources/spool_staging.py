@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 
 from dtk.errors import DataError, DiskLimitError
 from dtk.memory import format_nbytes
-from dtk.sources.spool_manifest import MANIFEST, Manifest, Piece
+from dtk.sources.spool_manifest import MANIFEST, Manifest, Piece, content_digest
 from dtk.sources.spool_place import RECORDS, UNPUBLISHED, Place, sizes_below
 from dtk.sources.write import publish
 
@@ -106,7 +106,7 @@ class Staging:
         DiskLimitError
             If it would pass the bound, or the disk is full.
         """
-        told = {name: (len(content), _digest(content)) for name, content in objects.items()}
+        told = {name: (len(content), content_digest(content)) for name, content in objects.items()}
         piece = Piece(number, num_rows, told)
         with self._disk_errors():
             announced = self._record(f"{number:07d}.{piece.nbytes}.begun")
@@ -164,16 +164,20 @@ class Staging:
             self.place.fs.rm_file(path)
         return []
 
-    def publish(self, manifest: Manifest) -> None:
-        """Give the spool its name, in place of an older one.
+    def publish(self, manifest: Manifest, *, replaces: bool) -> None:
+        """Give the spool its name.
 
         Parameters
         ----------
         manifest : Manifest
             Of all pieces.
+        replaces : bool
+            Whether it takes the place of an older one.
 
         Raises
         ------
+        ArgumentError
+            If something came into being there that is not to be replaced.
         DataError
             If a piece is not where this process looks for it.
         DiskLimitError
@@ -192,7 +196,7 @@ class Staging:
         if self.place.is_local:
             with self._disk_errors():
                 self._write(f"{self.directory}/{MANIFEST}", manifest.to_json())
-            publish(self.directory, self.place.root, self.token)
+            publish(self.directory, self.place.root, self.token, replaces=replaces)
             shutil.rmtree(f"{self.place.root}/{RECORDS}")
             for directory in unfinished(self.place, self.token.rpartition("-")[0]):  # the same, cut otherwise
                 shutil.rmtree(directory)
@@ -312,7 +316,3 @@ def unfinished(place: Place, identity: str = "*") -> list[str]:
         Directories.
     """
     return sorted(glob.glob(f"{glob.escape(place.root)}.partial-{identity}-*"))
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -155,7 +155,7 @@ def read_variable(
         Decoded: ``[samples, *shape]``, or the whole of a static one.
     """
     read, region = variable.read, variable.region(start, stop)
-    values = scratch.array(variable.name, [part.stop - part.start for part in region], read.array.dtype)
+    values = scratch.array(f"variable {variable.name}", [part.stop - part.start for part in region], read.array.dtype)
     read_region(read.array, region, values, scratch, fetched)
     dropped = tuple(axis for axis, part in enumerate(read.selection) if isinstance(part, int))
     for function in read.decode:

@@ -104,7 +104,7 @@ def write_parquet(
         if not is_resumable:  # what it read may change until the next attempt, so that its parts are of no use
             shutil.rmtree(partial_path, ignore_errors=True)
         raise
-    publish(partial_path, target, token)
+    publish(partial_path, target, token, replaces=overwrite)
     return target
 
 
@@ -303,8 +303,8 @@ def _write_part(part: tuple[int, pd.DataFrame], *, directory: str, schema: pa.Sc
     return len(frame)
 
 
-def publish(partial_path: str, target: str, token: str) -> None:
-    """Give a directory its name, in place of an older one.
+def publish(partial_path: str, target: str, token: str, *, replaces: bool) -> None:
+    """Give a directory its name.
 
     Parameters
     ----------
@@ -313,19 +313,31 @@ def publish(partial_path: str, target: str, token: str) -> None:
     target : str
         Its name, on the same disk.
     token : str
-        A part of the name that the older one has for a moment.
+        A part of the name that an older one has for a moment.
+    replaces : bool
+        Whether it takes the place of what is there, and not of nothing or an empty directory.
+
+    Raises
+    ------
+    ArgumentError
+        If something came into being there that is not to be replaced; what was written stays.
     """
     for name in os.listdir(partial_path):  # what a killed process left
         if name.startswith("."):
             os.remove(f"{partial_path}/{name}")
-    if not os.path.lexists(target):
-        os.rename(partial_path, target)
-        return
     aside = f"{target}.replaced-{token}"
-    os.rename(target, aside)
+    if replaces and os.path.lexists(target):
+        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed while it removed it
+        os.rename(target, aside)
     try:
         os.rename(partial_path, target)
-    except OSError:
-        os.rename(aside, target)
+    except OSError as error:
+        if os.path.lexists(target):
+            raise ArgumentError(
+                f"path={target!r} came into being while its content was written, which is in {partial_path!r} now; "
+                "give overwrite=True or another path"
+            ) from error
+        if os.path.lexists(aside):
+            os.rename(aside, target)
         raise
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -327,19 +327,19 @@ def _get(store: Any, path: str, scratch: Scratch) -> memoryview | None:
     return None if found is None else memoryview(found.as_numpy_array()).cast("B")
 
 
-_layouts: OrderedDict[tuple[Any, ...], _Layout | None] = OrderedDict()
+_layouts: OrderedDict[int, tuple[Any, _Layout | None]] = OrderedDict()  # by the id of metadata, which they keep alive
 _lock = Lock()
 
 
 def _layout(array: zarr.Array[Any]) -> _Layout | None:
     """Return how an array lies in its store; None where zarr's own pipeline has to read it."""
-    key = (str(array.store_path), id(array.metadata))
+    metadata = array.metadata
     with _lock:
-        if key in _layouts:
-            return _layouts[key]
-    layout = _layout_v2(array) if array.metadata.zarr_format == 2 else _layout_v3(array)
+        if id(metadata) in _layouts:
+            return _layouts[id(metadata)][1]
+    layout = _layout_v2(array) if metadata.zarr_format == 2 else _layout_v3(array)
     with _lock:
-        _layouts[key] = layout
+        _layouts[id(metadata)] = metadata, layout
         if len(_layouts) > _KEPT_INDICES:
             _layouts.popitem(last=False)
     return layout
@@ -387,6 +387,7 @@ def _is_plain(dtype: np.dtype[Any]) -> bool:
 
 
 def _copy(encoded: memoryview, out: NDArray[Any]) -> None:
+    _check_nbytes(len(encoded), out)
     flat = out.reshape(-1).view(np.uint8)
     flat[:] = np.frombuffer(encoded, np.uint8)
 
@@ -394,19 +395,45 @@ def _copy(encoded: memoryview, out: NDArray[Any]) -> None:
 def _blosc(encoded: memoryview, out: NDArray[Any]) -> None:
     from numcodecs.blosc import decompress
 
+    _check_nbytes(int.from_bytes(encoded[4:8], "little"), out)
     decompress(encoded, out)
 
 
 def _zstd(encoded: memoryview, out: NDArray[Any]) -> None:
     from numcodecs.zstd import decompress
 
+    nbytes = _zstd_nbytes(encoded)
+    if nbytes is None:  # the writer did not know
+        _copy(memoryview(decompress(encoded)), out)
+        return
+    _check_nbytes(nbytes, out)
     decompress(encoded, out)
 
 
 def _lz4(encoded: memoryview, out: NDArray[Any]) -> None:
     from numcodecs.lz4 import decompress
 
+    _check_nbytes(int.from_bytes(encoded[:4], "little"), out)
     decompress(encoded, out)
+
+
+def _check_nbytes(nbytes: int, out: NDArray[Any]) -> None:
+    """Refuse what would leave a part of `out` as it was: the codecs only refuse what is too long."""
+    if nbytes != out.nbytes:
+        raise ValueError(f"it holds {nbytes} bytes where {out.nbytes} belong")
+
+
+def _zstd_nbytes(encoded: memoryview) -> int | None:
+    """Read from a frame's header how many bytes it holds (RFC 8878, 3.1.1.1); None if it does not say."""
+    if len(encoded) < 5:
+        raise ValueError("it is cut off")
+    flags = encoded[4]
+    is_single = bool(flags & 0x20)
+    size = (int(is_single), 2, 4, 8)[flags >> 6]
+    start = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
+    if not size or bytes(encoded[:4]) != b"\x28\xb5\x2f\xfd":  # no frame: the codec says so
+        return None
+    return int.from_bytes(encoded[start : start + size], "little") + (256 if size == 2 else 0)
 
 
 _DECODERS: Final[dict[str, Decode]] = {"blosc": _blosc, "zstd": _zstd, "lz4": _lz4}

@@ -6,6 +6,7 @@ import pickle
 import threading
 from itertools import pairwise
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -437,3 +438,18 @@ def test_text_is_read_as_codes_and_gives_the_same_batches(tmp_path, monkeypatch)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys() == {"inputs", "codes", "target", "weight"}
         assert all(torch.equal(one[name].nan_to_num(), other[name].nan_to_num()) for name in one)
+
+
+def test_a_fetch_that_cannot_start_is_told(tmp_path, monkeypatch):
+    files = fsspec.filesystem("memory")
+    pq.write_table(make_table(200), tmp_path / "a.parquet", row_group_size=20)
+    files.put(str(tmp_path / "a.parquet"), "/refused/a.parquet")
+    loader = Loader("memory://refused/", inputs=["number"], global_batch_size=20)
+    assert len(list(loader)) == 10
+
+    def refuse(*_):
+        raise DataError("refused to start")
+
+    monkeypatch.setattr(ParquetSource, "fetch", refuse)
+    with pytest.raises(DataError, match="refused to start"):
+        list(loader)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import xarray as xr
 
 from dtk.errors import ArgumentError, DataError, SourceError
-from dtk.sources import datasets
+from dtk.sources import array_facts, datasets
 from dtk.sources.datasets import source_of_dataset
 from dtk.sources.zarr_read import Scratch
 
@@ -156,3 +158,26 @@ def test_wrong_names_and_types_are_refused(store, tmp_path):
         source_of_dataset(opened(str(tmp_path / "words.zarr")), ["s"])
     with pytest.raises(DataError, match=r"variables \['zero'\] have no dimensions: each is one number"):
         source_of_dataset(opened(str(tmp_path / "words.zarr")), ["zero"])
+
+
+def test_no_name_of_a_variable_is_taken_for_memory_of_the_decoder(tmp_path):
+    names = ["chunk", "encoded", "plain"]
+    values = {name: np.random.default_rng(number).random((40, 5, 8)) for number, name in enumerate(names)}
+    data = xr.Dataset({name: (("time", "y", "x"), value) for name, value in values.items()})
+    data.chunk(time=7, y=3).to_zarr(tmp_path / "a.zarr", consolidated=False)
+    block = source_of_dataset(xr.open_zarr(tmp_path / "a.zarr", consolidated=False)).read_samples(3, 30)
+    for name in names:
+        np.testing.assert_array_equal(block.arrays[name], values[name][3:30])
+
+
+def test_big_endian_numbers_have_one_identity_in_every_process(tmp_path):
+    xr.Dataset({"x": ("time", np.arange(9.0).astype(">f8"))}).to_zarr(
+        tmp_path / "a.zarr", consolidated=False, zarr_format=2
+    )
+    source = source_of_dataset(xr.open_zarr(tmp_path / "a.zarr", consolidated=False))
+    assert "0x" not in repr(array_facts._variable_facts(source.variables["x"]))
+    script = "import sys; from dtk.sources.datasets import array_source; print(array_source(sys.argv[1]).identity)"
+    found = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a.zarr")], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == source.identity

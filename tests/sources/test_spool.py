@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import xarray as xr
 
 import dtk
 from dtk.errors import ArgumentError, DataError, DiskLimitError
-from dtk.sources import spool_grid, spool_table, write_parquet
+from dtk.sources import spool_grid, spool_size, spool_table, write_parquet
 
 ROWS = 4000
 
@@ -599,3 +600,40 @@ def test_s3(table, s3, tmp_path, small_pieces):
     xr.testing.assert_identical(dtk.open(f"{s3}/out").load(), climate())
     loader = dtk.Loader(dtk.open(f"{s3}/out")[["t2m"]], global_batch_size=5)
     assert sum(len(batch["inputs"]) for batch in loader) == 50
+
+
+def test_sizes_of_many_derived_columns_are_estimated_once(tmp_path, monkeypatch):
+    seen = []
+    sample = spool_size._sample_of_source
+    monkeypatch.setattr(spool_size, "_sample_of_source", lambda source: seen.append(1) or sample(source))
+    dtk.write_parquet(pd.DataFrame({"a": range(100), "b": range(100)}), tmp_path / "in")
+    data = dd.read_parquet(tmp_path / "in").shuffle("a")
+    for number in range(30):
+        data = data.assign(**{f"c{number}": data.a + data.b})
+    dtk.spool(data, tmp_path / "out")
+    assert len(seen) == 1
+
+
+def test_what_came_into_being_during_the_work_stays(tmp_path):
+    target = tmp_path / "out"
+
+    def make_notes(frame):
+        target.mkdir(exist_ok=True)
+        (target / "notes.txt").write_text("precious")
+        return frame
+
+    data = dd.from_pandas(pd.DataFrame({"x": [1, 2]}), npartitions=1)
+    for write in (dtk.spool, dtk.write_parquet):
+        with pytest.raises(ArgumentError, match="came into being while its content was written"):
+            write(data.map_partitions(make_notes, meta=data._meta), target)
+        assert (target / "notes.txt").read_text() == "precious"
+        shutil.rmtree(target)
+    target.mkdir()  # an empty directory may be there
+    assert dtk.spool(data, target).compute()["x"].tolist() == [1, 2]
+
+
+def test_a_folder_of_the_users_own_is_no_rest_of_a_spool(tmp_path):
+    (tmp_path / "out" / "_data-raw").mkdir(parents=True)
+    with pytest.raises(ArgumentError, match="exists and is no spool"):
+        dtk.spool(pd.DataFrame({"x": [1]}), tmp_path / "out")
+    assert (tmp_path / "out" / "_data-raw").is_dir()

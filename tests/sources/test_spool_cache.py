@@ -136,3 +136,16 @@ def test_workers_share_a_cache(tmp_path, client):
     for _ in range(2):
         pd.testing.assert_frame_equal(data.compute(), make_frame(), check_dtype=False)
     assert len(os.listdir(tmp_path / "cache")) == 8
+
+
+@pytest.mark.parametrize(
+    "make", [lambda shift: pd.DataFrame({"x": np.arange(100) + shift}), lambda shift: make_grid() + shift]
+)
+def test_a_spool_that_was_written_again_is_not_read_as_it_was(tmp_path, make):
+    for shift in (0, 1000):
+        data = dtk.spool(make(shift), tmp_path / "out", cache=tmp_path / "cache", overwrite=True)
+        expected = make(shift)
+        if isinstance(expected, pd.DataFrame):
+            assert data.compute()["x"].tolist() == expected["x"].tolist()
+        else:
+            xr.testing.assert_equal(data.compute(), expected.compute())

@@ -101,3 +101,37 @@ def test_scratch_is_used_again():
     first = scratch.array("a", (10, 3), np.dtype("f4"))
     assert np.shares_memory(first, scratch.array("a", (3,), np.dtype("i8")))
     assert not np.shares_memory(first, scratch.array("b", (3,), np.dtype("i8")))
+
+
+@pytest.mark.parametrize(
+    ("version", "codec"), [(2, codec) for codec in V2] + [(3, codec) for codec in V3], ids=lambda value: str(value)[:12]
+)
+@pytest.mark.parametrize("rows", [2, 8])
+def test_a_whole_chunk_of_another_size_is_named(tmp_path, version, codec, rows):
+    """What is left where a store is written anew in place, with smaller or bigger chunks."""
+    options = {"dtype": "f4", "zarr_format": version, "compressors": codec}
+    array = zarr.create_array(str(tmp_path / "a"), shape=(16, 5), chunks=(4, 5), **options)
+    other = zarr.create_array(str(tmp_path / "b"), shape=(rows, 5), chunks=(rows, 5), **options)
+    array[...] = other[...] = 3.0
+    key = array.metadata.encode_chunk_key((1, 0))
+    (tmp_path / "a" / key).write_bytes((tmp_path / "b" / other.metadata.encode_chunk_key((0, 0))).read_bytes())
+    with pytest.raises(DataError, match=rf"{key} cannot be decoded"):
+        read_region(array, (slice(0, 16), slice(0, 5)), np.zeros((16, 5), "f4"), Scratch())
+
+
+def test_frames_of_zstd_say_how_long_they_are():
+    for nbytes in (0, 1, 255, 256, 300, 65_791, 65_792, 200_000):
+        frame = memoryview(Zstd().encode(bytes(nbytes)))
+        assert zarr_read._zstd_nbytes(frame) == nbytes
+
+
+def test_a_store_that_is_written_anew_is_not_taken_for_what_it_was(tmp_path):
+    for number in range(60):
+        chunks = (2, 3, 5)[number % 3]
+        array = zarr.create_array(str(tmp_path / "a"), shape=(30,), chunks=(chunks,), dtype="f4", overwrite=True)
+        array[...] = np.arange(30) + number
+        array = zarr.open_array(str(tmp_path / "a"), mode="r")
+        out = np.zeros(30, "f4")
+        read_region(array, (slice(0, 30),), out, Scratch())
+        np.testing.assert_array_equal(out, np.arange(30) + number)
+        del array

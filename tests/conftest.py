@@ -84,5 +84,5 @@ def no_rank_left():
     """Check after the test that no rank outlived it."""
     before = {process.pid for process in rank_processes()}
     yield
-    _, alive = psutil.wait_procs([process for process in rank_processes() if process.pid not in before], timeout=30)
+    _, alive = psutil.wait_procs([process for process in rank_processes() if process.pid not in before], timeout=5)
     assert not alive

@@ -34,7 +34,6 @@ from dtk.training.wire import FrameReader, FrameWriter
 __all__ = ["STACK_SIGNAL", "Orders", "RankContext", "current_rank"]
 
 BEAT_EVERY_S = 0.5
-PARENT_POLL_MS = 1000
 STACK_SIGNAL = signal.SIGUSR2
 """Makes a rank whose function runs print where it is."""
 
@@ -135,15 +134,13 @@ class _RanksMissingError(Exception):
         self.awaited = awaited
 
 
-def main(orders_fd: int, frames_fd: int, worker_pid: int) -> int:
+def main(orders_fd: int, frames_fd: int) -> int:
     """Run a rank to its end.
 
     Parameters
     ----------
     orders_fd, frames_fd : int
         Inherited ends of the two pipes.
-    worker_pid : int
-        The process that started this one.
 
     Returns
     -------
@@ -159,7 +156,7 @@ def main(orders_fd: int, frames_fd: int, worker_pid: int) -> int:
     reader = FrameReader(inbox)
     writer = FrameWriter(os.fdopen(frames_fd, "wb"))
     orders: Orders = reader.read()
-    threading.Thread(target=_leave_with_worker, args=(inbox, worker_pid), daemon=True).start()
+    threading.Thread(target=_leave_with_worker, args=(inbox,), daemon=True).start()
     try:
         result = _run(orders, writer)
     except BaseException as error:
@@ -180,15 +177,15 @@ def _let_go(*fds: int) -> None:
     os.close(nowhere)
 
 
-def _leave_with_worker(inbox: BinaryIO, worker_pid: int) -> None:
+def _leave_with_worker(inbox: BinaryIO) -> None:
     """End this process, and all it started, when the worker is gone.
 
-    The end of the pipe tells it at once, unless a fork of the worker holds the pipe, too.
+    The end of the pipe tells it at once; where a fork of the worker holds the pipe, too, the parent that is gone does:
+    see `START_RANK`.
     """
     orders = select.poll()
     orders.register(inbox, select.POLLIN)
-    while os.getppid() == worker_pid and not orders.poll(PARENT_POLL_MS):  # nothing but the end comes after the orders
-        pass
+    orders.poll()  # nothing but the end comes after the orders
     os.killpg(0, signal.SIGKILL)
 
 

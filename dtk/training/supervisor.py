@@ -38,7 +38,17 @@ DRAIN_S = 0.5
 STACK_TIMEOUT_S = 1.0
 TERM_GRACE_S = 2.0
 LOG_LINES = 60
-START_RANK = "import sys; from dtk.training.rank import main; sys.exit(main(*map(int, sys.argv[1:])))"
+# A rank whose worker is gone leaves, also while it still imports what takes seconds.
+START_RANK = """
+import os, signal, sys, threading, time
+def leave_with(worker):
+    while os.getppid() == worker:
+        time.sleep(0.5)
+    os.killpg(0, signal.SIGKILL)
+threading.Thread(target=leave_with, args=(int(sys.argv[3]),), daemon=True).start()
+from dtk.training.rank import main
+sys.exit(main(*map(int, sys.argv[1:3])))
+"""
 
 _listening: dict[str, socket.socket] = {}
 _running: dict[tuple[str, int], _Child | None] = {}

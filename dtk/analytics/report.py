@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -14,8 +13,8 @@ from dtk.analytics.columns import ColumnProfile
 from dtk.analytics.findings import Finding
 from dtk.analytics.numbers import show_count, show_number, show_share, show_value
 from dtk.analytics.table import Correlations
-from dtk.errors import ArgumentError
 from dtk.memory import format_nbytes
+from dtk.pages import save_page
 from dtk.statistics.sample import rank_error
 
 __all__ = ["Report"]
@@ -140,18 +139,7 @@ class Report:
         """
         from dtk.analytics.page import render_page
 
-        place = Path(path)
-        if place.is_dir():
-            raise ArgumentError(f"path={str(path)!r} is a folder; name a file in it, such as profile.html")
-        if not place.parent.is_dir():
-            raise ArgumentError(f"path={str(path)!r} lies in no folder; make {str(place.parent)!r} first")
-        partial = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            partial.write_text(render_page(self), encoding="utf-8")
-            partial.replace(place)
-        finally:
-            partial.unlink(missing_ok=True)
-        return place
+        return save_page(path, render_page(self), example="profile.html")
 
     def table_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Return the overview as text cells, one row a column or variable.

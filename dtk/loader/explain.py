@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,10 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from dtk.errors import ArgumentError
 from dtk.loader.advice import warnings_of
 from dtk.loader.mixing import Mixing
 from dtk.memory import format_nbytes
+from dtk.pages import save_page
 
 if TYPE_CHECKING:
     from dtk.loader.plan import Plan
@@ -100,11 +99,6 @@ class Explanation:
         ArgumentError
             If the folder does not exist, or `path` is a folder.
         """
-        place = Path(path)
-        if place.is_dir():
-            raise ArgumentError(f"path={str(path)!r} is a folder; name a file in it, such as plan.html")
-        if not place.parent.is_dir():
-            raise ArgumentError(f"path={str(path)!r} lies in no folder; make {str(place.parent)!r} first")
         title = escape(self.title)
         page = (
             '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
@@ -113,13 +107,7 @@ class Explanation:
             f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
             f"{self._repr_html_()}\n</body>\n</html>\n"
         )
-        partial = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}.partial")
-        try:
-            partial.write_text(page, encoding="utf-8")
-            partial.replace(place)
-        finally:
-            partial.unlink(missing_ok=True)
-        return place
+        return save_page(path, page, example="plan.html")
 
 
 def explain(plan: Plan, ranks: Sequence[int], warn_for: Sequence[int], labels: int | Sequence[float]) -> Explanation:

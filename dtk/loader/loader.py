@@ -497,7 +497,6 @@ class Loader:
             num_threads=self._read_threads or _default_threads(),
             decode_nbytes=plan.decode_nbytes,
             chunk_nbytes=plan.chunk_nbytes,
-            is_streamed=plan.is_streamed,
             slice_rows=plan.slice_rows,
             fetch_nbytes=plan.fetch_nbytes,
             scratches=self._scratches,

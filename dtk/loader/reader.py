@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.loader.ahead import Ahead, give_up
 from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.order import Order
+from dtk.loader.plan import streamed
 from dtk.loader.ring import Ring
 from dtk.loader.sampling import EpochDraw, Sampling
 from dtk.loader.schedule import Piece, Read, Schedule
@@ -64,10 +64,8 @@ class Reader:
         Bytes of decoded chunks that all threads hold at a time; a single chunk may be larger.
     chunk_nbytes : numpy.ndarray
         An int64 ``[chunks]``: what each takes of them.
-    is_streamed : numpy.ndarray
-        A bool ``[chunks]``: whether a row group is read in slices.
     slice_rows : int
-        Rows of a slice.
+        Rows of the slices in which big row groups are read; 0 for none.
     fetch_nbytes : int
         Bytes of a remote source that are fetched ahead of decoding.
     scratches : list of Scratch
@@ -97,7 +95,6 @@ class Reader:
         num_threads: int,
         decode_nbytes: int,
         chunk_nbytes: Integers,
-        is_streamed: NDArray[np.bool_],
         slice_rows: int,
         fetch_nbytes: int,
         scratches: list[Scratch],
@@ -111,7 +108,7 @@ class Reader:
             self._columns.append(sampling.rule.column)
         self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
         self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
-        self._is_streamed = is_streamed
+        self._is_streamed = streamed(order.chunk_rows, slice_rows)
         self._streams = Streams(source, self._columns, slice_rows) if isinstance(source, ParquetSource) else None
         self._changed = threading.Condition()
         self._step = start

@@ -73,8 +73,8 @@ def map_reduce(
         return _on_threads([(call, piece) for piece in pieces], merge_fn, label, progress)
     token = uuid.uuid4().hex[:8]
     held = client.submit(_hold, shared, key=f"{label}-shared-{token}", pure=False)
-    futures = [
-        client.submit(map_fn, held, piece, key=f"{label}-{token}-{number}", pure=False)
+    futures = [  # by their priorities in order, or parts whose neighbours come late would wait unmerged
+        client.submit(map_fn, held, piece, key=f"{label}-{token}-{number}", pure=False, priority=-number)
         for number, piece in enumerate(pieces)
     ]
     return _on_cluster(client, futures, merge_fn, f"{label}-merge-{token}", label, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from dask import delayed
@@ -71,6 +72,31 @@ def test_an_error_comes_before_the_rest_has_run(client, tmp_path):
     (tmp_path / "told").touch()
     time.sleep(1.2)  # nothing else starts
     assert len(list((tmp_path / "run").iterdir())) < 10
+
+
+def test_pieces_run_in_their_order_so_that_neighbours_merge_early(client, tmp_path):
+    (tmp_path / "run").mkdir()
+
+    def occupy(worker):
+        while not (tmp_path / "go").exists():
+            time.sleep(0.05)
+
+    def note(folder, piece):
+        (folder / str(piece)).write_text(str(time.time()))
+        time.sleep(0.05)
+        return [piece]
+
+    workers = list(client.scheduler_info()["workers"])
+    others = [client.submit(occupy, worker, workers=[worker], pure=False) for worker in workers]
+    with ThreadPoolExecutor(1) as threads:
+        merged = threads.submit(map_reduce, note, joined, list(range(40)), shared=tmp_path / "run")
+        time.sleep(0.5)  # the pieces wait on the scheduler
+        (tmp_path / "go").touch()
+        assert merged.result() == list(range(40))
+    del others
+    ran = sorted(range(40), key=lambda piece: float((tmp_path / "run" / str(piece)).read_text()))
+    # one worker may take what is far behind, and each may hold two when the first one comes
+    assert all(place <= 2 * piece + 8 for place, piece in enumerate(ran)), ran
 
 
 def test_parts_go_once_they_are_merged(client, tmp_path):

@@ -15,6 +15,7 @@
 #endif
 
 #define STREAMED_NBYTES 2048
+#define FETCHED 12 /* rows ahead of the one that is copied */
 #define TILE_NBYTES 196608 /* of a core's second cache; the longer the runs of a column, the better it is read ahead */
 
 /* One column: address of its values, address of its validity bits or 0, its first row in both, its kind. */
@@ -132,6 +133,16 @@ static void put_row(char *to, const char *from, Py_ssize_t nbytes) {
     memcpy(to, from, (size_t)nbytes);
 }
 
+/* Fetch where a row will go: it is in no cache, and the copy would wait for it. */
+static void fetch_row(const char *ring, int64_t place, Py_ssize_t nbytes) {
+#ifdef HAS_SSE
+    if (place < 0 || nbytes >= STREAMED_NBYTES) return;
+    const char *to = ring + place * nbytes;
+    for (Py_ssize_t at = 0; at < nbytes; at += 64) _mm_prefetch(to + at, _MM_HINT_T0);
+    _mm_prefetch(to + nbytes - 1, _MM_HINT_T0);
+#endif
+}
+
 static void end_puts(void) {
 #ifdef HAS_SSE
     _mm_sfence();
@@ -190,9 +201,11 @@ static PyObject *pack(PyObject *module, PyObject *args) {
                 else
                     for (Py_ssize_t j = 0; j < width; j++)
                         pack_i64(columns + j, start, count, (int64_t *)tile + j, width);
-                for (Py_ssize_t i = 0; i < count; i++)
+                for (Py_ssize_t i = 0; i < count; i++) {
+                    if (i + FETCHED < count) fetch_row(ring, places[start + i + FETCHED], row_nbytes);
                     if (places[start + i] >= 0)
                         memcpy(ring + places[start + i] * row_nbytes, tile + i * row_nbytes, (size_t)row_nbytes);
+                }
             }
         }
         Py_END_ALLOW_THREADS;

@@ -316,28 +316,23 @@ class Order:
             shard_bounds(np.cumsum(self._stream(epoch).num_rows), self.shard_slots, self.num_steps, self.tail)
         )
 
-    def permutation(self, epoch: int, shard: int, number: int, num_rows: int) -> Integers:
-        """Return where in its fill each row goes.
+    def shuffle_fill(self, places: Integers, epoch: int, shard: int, number: int) -> None:
+        """Put the places of a fill in the order of its rows.
 
         Parameters
         ----------
+        places : numpy.ndarray
+            An int64 ``[rows]``, contiguous: one for each position of the fill; changed in place, to one for each row
+            in the order of the fill's segments.
         epoch : int
             The epoch.
         shard : int
             The shard.
         number : int
             The fill's place among those of its shard.
-        num_rows : int
-            Rows of the fill.
-
-        Returns
-        -------
-        numpy.ndarray
-            An int64 ``[num_rows]``: for each row, in the order of the fill's segments, its position in the fill.
         """
-        if not self.shuffle:
-            return np.arange(num_rows)
-        return self._random(epoch, _FILL, shard, number).permutation(num_rows)
+        if self.shuffle:
+            self._random(epoch, _FILL, shard, number).shuffle(places)
 
     def batch_rows(self, epoch: int, rank: int = 0, ranks: int = 1, start: int = 0) -> Integers:
         """Return which rows a rank hands out; the whole epoch at once, so for small data and for tests.
@@ -370,7 +365,8 @@ class Order:
         for fill, (stop, num_rows) in enumerate(zip(stops.tolist(), fills.num_rows.tolist(), strict=True)):
             shard = int(fills.shard[fill])
             slot, end = self.shard_slots[shard : shard + 2].tolist()
-            position = int(fills.position[fill]) + self.permutation(epoch, shard, int(fills.number[fill]), num_rows)
+            position = int(fills.position[fill]) + np.arange(num_rows)
+            self.shuffle_fill(position, epoch, shard, int(fills.number[fill]))
             step, column = np.divmod(position, end - slot)
             column += slot
             mine = (column >= first) & (column < last) & (step >= start)

@@ -310,16 +310,16 @@ class _Places:
         slot, end = self._order.shard_slots[shard : shard + 2].tolist()
         first, last = self._slots
         num_rows, position = int(fills.num_rows[fill]), int(fills.position[fill])
-        # The positions of a fill follow each other: their places are a table of steps and columns, looked up at random.
+        # The positions of a fill follow each other: their places are a table of steps and columns.
         steps = np.arange(position // (end - slot), (position + num_rows - 1) // (end - slot) + 1)
         columns = np.arange(slot, end) - first  # rows of this rank's batch, where they are its own
         table = (steps % self._ring.num_steps * self._ring.width)[:, None] + columns
         if slot < first or end > last:
             table[:, (columns < 0) | (columns >= last - first)] = -1
         table[steps < self._start] = -1
-        place: Integers = table.ravel()[position % (end - slot) :][:num_rows]
-        shuffled: Integers = place[self._order.permutation(self._epoch, shard, int(fills.number[fill]), num_rows)]
-        return shuffled
+        places: Integers = table.ravel()[position % (end - slot) :][:num_rows]
+        self._order.shuffle_fill(places, self._epoch, shard, int(fills.number[fill]))
+        return places
 
 
 def _named(error: BaseException, where: str) -> BaseException:

@@ -28,10 +28,13 @@ class Field:
         Its type.
     shape : tuple of int
         The shape of one sample; ``()`` for a scalar.
+    constant : float, optional
+        What all samples hold, if that is known before they are read; an encoder then packs no such array.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...] = ()
+    constant: float | None = None
 
     @property
     def row_nbytes(self) -> int:
@@ -181,8 +184,7 @@ class LabelledEncoder:
             is_whole = name == "target" and (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
             fields[name] = Field(np.dtype(np.int64 if is_whole else np.float32), shape)
             self._labels[name] = column
-        self._makes_ones = "weight" not in fields
-        fields.setdefault("weight", Field(np.dtype(np.float32)))
+        fields.setdefault("weight", Field(np.dtype(np.float32), constant=1.0))
         self.fields: Mapping[str, Field] = fields
         self.columns = tuple(dict.fromkeys([*inputs.columns, *self._labels.values()]))
 
@@ -204,7 +206,12 @@ class LabelledEncoder:
         DataError
             If a target or a weight is null, NaN or infinite, or a weight negative.
         """
-        return {**self._inputs.encode(table), **self._encode_labels(table)}
+        constants = {
+            name: np.full((table.num_rows, *field.shape), field.constant, field.dtype)
+            for name, field in self.fields.items()
+            if field.constant is not None
+        }
+        return {**self._inputs.encode(table), **self._encode_labels(table), **constants}
 
     def pack(self, table: pa.Table) -> dict[str, NDArray[Any] | Packed]:
         """Encode rows, to be packed where they are moved to as far as the inner encoder does so.
@@ -217,7 +224,7 @@ class LabelledEncoder:
         Returns
         -------
         dict of str to numpy.ndarray or Packed
-            For each field an array ``[rows, *field.shape]`` of its dtype.
+            For each field that is no constant an array ``[rows, *field.shape]`` of its dtype.
 
         Raises
         ------
@@ -245,8 +252,6 @@ class LabelledEncoder:
                 negative = int(np.count_nonzero(label < 0))
                 _refuse_rows(known, "negative", negative, f"for example with data[data[{column!r}] >= 0]")
             encoded[name] = label
-        if self._makes_ones:
-            encoded["weight"] = np.ones(table.num_rows, np.float32)
         return encoded
 
 

@@ -42,6 +42,7 @@ class Ring:
         if pinned:
             self._tensors = {name: tensor.pin_memory() for name, tensor in self._tensors.items()}
         self._arrays = {name: tensor.numpy() for name, tensor in self._tensors.items()}
+        self._constants = {name: field.constant for name, field in fields.items() if field.constant is not None}
 
     @property
     def nbytes(self) -> int:
@@ -54,13 +55,13 @@ class Ring:
         Parameters
         ----------
         rows : mapping of str to numpy.ndarray, Packed, Joined or Windows
-            For each field ``[rows, *shape]``.
+            For each field that is no constant ``[rows, *shape]``.
         places : numpy.ndarray
             An int64 ``[rows]``: step modulo `num_steps`, times `width`, plus the row in the batch; -1 for rows that
             are left out.
         """
-        for name, array in self._arrays.items():
-            scatter(rows[name], places, array)
+        for name in self._arrays.keys() - self._constants.keys():
+            scatter(rows[name], places, self._arrays[name])
 
     def batch(self, step: int, padding: NDArray[np.bool_] | None = None) -> dict[str, torch.Tensor]:
         """Return the batch of a step, without a copy.
@@ -78,6 +79,8 @@ class Ring:
             Views of the ring: for each field ``[width, *shape]``.
         """
         rows = slice(step % self.num_steps * self.width, (step % self.num_steps + 1) * self.width)
+        for name, constant in self._constants.items():
+            self._arrays[name][rows] = constant
         if padding is not None:
             pad({name: array[rows] for name, array in self._arrays.items()}, padding)
         return {name: tensor[rows] for name, tensor in self._tensors.items()}

@@ -76,7 +76,9 @@ def test_a_preparation_comes_before_the_columns_themselves():
     encoder = make_encoder(TABLE.schema, target="s", preparation=Lengths())
     assert encoder.columns == ("s",)
     assert encoder.encode(TABLE)["target"].tolist() == [1, 1, 1]
-    assert encoder.pack(TABLE)["weight"].tolist() == [1, 1, 1]
+    assert encoder.encode(TABLE)["weight"].tolist() == [1, 1, 1]
+    assert "weight" not in encoder.pack(TABLE)
+    assert encoder.fields["weight"].constant == 1
     assert make_encoder(TABLE.schema, weight="z", preparation=Lengths()).columns == ("s", "z")
     with pytest.raises(ArgumentError, match=r"inputs=\['a'\] lacks \['s'\], which preparation= reads"):
         make_encoder(TABLE.schema, inputs=["a"], preparation=Lengths())

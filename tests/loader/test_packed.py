@@ -111,7 +111,8 @@ def test_an_encoder_packs_what_it_encodes(num_rows):
     table = table.append_column("price", pa.array([None] * num_rows, pa.decimal128(5, 2)))
     encoder = make_encoder(table.schema, target="x7")
     packed, encoded = encoder.pack(table), encoder.encode(table)
-    assert packed.keys() == encoded.keys() == encoder.fields.keys()
+    assert encoded.keys() == encoder.fields.keys() == packed.keys() | {"weight"}
+    assert encoded["weight"].tolist() == [1] * num_rows
     for name, values in packed.items():
         array = moved(values, np.arange(num_rows), np.zeros_like(encoded[name]))
         np.testing.assert_array_equal(array, encoded[name])

@@ -19,9 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError, SourceError
 from dtk.sources.columns import checked_columns
-from dtk.sources.dask_read import hive_values
 from dtk.sources.filesystems import SteadyFiles
 from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
+from dtk.sources.hive import hive_values
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.remote import steadily

@@ -111,19 +111,23 @@ def zeros(tmp_path):
 CHANGED = r"a\.parquet was changed since it was opened; open the data again"
 
 
-@pytest.mark.parametrize("decode", ["read_row_group", "iter_batches"])
-def test_a_file_that_changes_while_it_is_decoded_is_named(zeros, monkeypatch, decode):
+@pytest.mark.parametrize("in_slices", [False, True])
+def test_a_file_that_changes_while_it_is_decoded_is_named(zeros, monkeypatch, in_slices):
     """Its bytes are taken from the file as they are wanted, and would be of both."""
     path, rewrite = zeros
-    source, original = ParquetSource.from_files([path]), getattr(pq.ParquetFile, decode)
+    source = ParquetSource.from_files([path])
 
-    def after_a_change(*arguments, **options):
-        rewrite()
-        return original(*arguments, **options)
+    def after_a_change(decode):
+        def changed(*arguments, **options):
+            rewrite()
+            return decode(*arguments, **options)
 
-    monkeypatch.setattr(pq.ParquetFile, decode, after_a_change)
+        return changed
+
+    for name in ("read_row_group", "read_row_groups", "iter_batches"):
+        monkeypatch.setattr(pq.ParquetFile, name, after_a_change(getattr(pq.ParquetFile, name)))
     with pytest.raises(DataError, match=CHANGED):
-        source.read(0) if decode == "read_row_group" else next(source.read_slices(0, 100))
+        next(source.read_slices(0, 100)) if in_slices else source.read(0)
 
 
 @pytest.mark.parametrize("change", ["rewritten", "cut off"])

@@ -126,13 +126,15 @@ class Packed:
         numpy.ndarray
             The next rows ``[rows, columns]``, few enough for a core's cache; the next part overwrites it.
         """
-        columns = [column if isinstance(column, np.ndarray) else _to_numpy(column) for column in self.columns]
+        columns = [(column, None) if isinstance(column, np.ndarray) else _to_numpy(column) for column in self.columns]
         most = max(256, TILE_NBYTES // (self.dtype.itemsize * len(columns)))
         tile = np.empty((min(most, len(self)), len(columns)), self.dtype)
         for start in range(0, len(self), most):
             packed = tile[: len(self) - start]
-            for number, values in enumerate(columns):
+            for number, (values, is_null) in enumerate(columns):
                 packed[:, number] = values[start : start + most]
+                if is_null is not None:
+                    packed[is_null[start : start + most], number] = np.nan
             yield packed
 
     def to_numpy(self) -> NDArray[Any]:
@@ -164,9 +166,14 @@ def _as_array(column: pa.Array | pa.ChunkedArray) -> pa.Array:
     return column
 
 
-def _to_numpy(array: pa.Array) -> NDArray[Any]:
-    """Convert without a copy where Arrow can; nulls become NaN."""
+def _to_numpy(array: pa.Array) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Return values, without a copy where Arrow can, and which of them are to become NaN.
+
+    Of whole numbers with nulls Arrow would make float64, and float32 of that: rounded twice, the kernel once.
+    """
     if pa.types.is_boolean(array.type):
         array = array.cast(pa.uint8())
-    numpy: NDArray[Any] = array.to_numpy(zero_copy_only=False)
-    return numpy
+    if not array.null_count or pa.types.is_floating(array.type):
+        return array.to_numpy(zero_copy_only=False), None
+    is_null: NDArray[np.bool_] = array.is_null().to_numpy(zero_copy_only=False)
+    return array.fill_null(0).to_numpy(zero_copy_only=False), is_null

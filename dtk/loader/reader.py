@@ -109,6 +109,7 @@ class Reader:
         self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
         self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
         self._is_streamed = streamed(order.chunk_rows, slice_rows)
+        assert not (fetch_nbytes and self._is_streamed.any())  # a stream would fetch anew what was fetched for it
         self._streams = Streams(source, self._columns, slice_rows) if isinstance(source, ParquetSource) else None
         self._changed = threading.Condition()
         self._step = start
@@ -120,16 +121,21 @@ class Reader:
         self._scratches = scratches
         self._error: BaseException | None = None
         self._stopped = False
+        self._consumer = threading.current_thread()
         self.read_nbytes = 0
         # No more threads than may hold a chunk at a time: what one has freed is kept for it by the allocators.
         at_once = max(1, decode_nbytes // max(1, int(chunk_nbytes.max(initial=1))))
         self._threads = [
-            _ReadThread(target=self._work, name=f"dtk-read-{number}", daemon=True)
+            threading.Thread(target=self._work, name=f"dtk-read-{number}", daemon=True)
             for number in range(min(num_threads, at_once, len(schedule)))
         ]
         atexit.register(self.close)  # an iteration that nobody closes must not run on while the interpreter ends
-        for thread in self._threads:
-            thread.start()
+        try:
+            for thread in self._threads:
+                thread.start()
+        except BaseException:  # no thread is left, nor memory for one, or Ctrl-C
+            self.close()
+            raise
 
     def wait_for(self, step: int) -> None:
         """Give up the batches before a step, and wait until its own is complete.
@@ -144,6 +150,7 @@ class Reader:
         DataError
             If a chunk could not be read; it is named.
         """
+        self._consumer = threading.current_thread()
         with self._changed:
             self._step = step
             self._changed.notify_all()
@@ -153,7 +160,7 @@ class Reader:
                 raise self._error
 
     def close(self) -> None:
-        """End all threads, and wait for them."""
+        """End all threads; the consumer's thread waits for them, and the main one, where the interpreter ends."""
         atexit.unregister(self.close)
         with self._changed:
             self._stopped = True
@@ -161,8 +168,8 @@ class Reader:
             for fetch in self._fetches.values():
                 give_up(fetch)
             self._changed.notify_all()
-        # The garbage collector closes lost iterations in any thread: those that read must not wait for each other.
-        if not isinstance(threading.current_thread(), _ReadThread):
+        # The garbage collector closes lost iterations in any thread, also in one that the readers themselves wait for.
+        if threading.current_thread() in (self._consumer, threading.main_thread()):
             for thread in self._threads:
                 if thread.ident is not None:  # Ctrl-C may come before it was started
                     thread.join()
@@ -273,10 +280,6 @@ class Reader:
             yield self._source.read(chunk, self._columns, scratch, **fetched)
         finally:
             self._scratches.append(scratch)
-
-
-class _ReadThread(threading.Thread):
-    """A thread that reads."""
 
 
 class _Places:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
-from urllib.parse import unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +21,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dtk.errors import SourceError
 from dtk.sources.footers import Footer, read_footers
+from dtk.sources.hive import hive_values
 from dtk.sources.parquet import ParquetSource
 
-__all__ = ["FrameReader", "Read", "hive_values"]
+__all__ = ["FrameReader", "Read"]
 
-HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 _VARYING_OPERANDS = frozenset({"columns", "_series", "_dataset_info_cache", "_pq_length_stats"})
 
 
@@ -266,29 +264,6 @@ class Read:
 
 
 _CONVERSION_OPTIONS = frozenset({"categories", "dtype_backend", "convert_string", "arrow_to_pandas"})
-
-
-def hive_values(paths: Sequence[str], types: Mapping[str, pa.DataType]) -> dict[str, pa.Array]:
-    """Read the values that ``key=value`` directories give.
-
-    Parameters
-    ----------
-    paths : sequence of str
-        Files.
-    types : mapping of str to pa.DataType
-        The keys wanted and their types.
-
-    Returns
-    -------
-    dict of str to pa.Array
-        For each key, its value in each file.
-    """
-    found: dict[str, pa.Array] = {}
-    keys = [dict(part.split("=", 1) for part in os.path.dirname(path).split("/") if "=" in part) for path in paths]
-    for name, kind in types.items():
-        texts = [unquote(of_file[name]) if name in of_file else None for of_file in keys]
-        found[name] = pa.array([None if text == HIVE_NULL else text for text in texts], pa.string()).cast(kind)
-    return found
 
 
 def _convert_by_engine(engine: Any, options: Mapping[str, Any], table: pa.Table) -> pd.DataFrame:

@@ -251,6 +251,7 @@ def _parsed(path: str, version: str, content: bytes) -> Footer:
     metadata = parse_footer(path, content)
     schema = metadata.schema.to_arrow_schema()
     fields = field_of_leaf(schema)
+    assert len(fields) == metadata.num_columns, f"{path}: {schema} has {metadata.num_columns} columns in Parquet"
     counted = {
         at for at, field in enumerate(schema) if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
     }
@@ -278,6 +279,8 @@ def _parsed(path: str, version: str, content: bytes) -> Footer:
 
 def _num_leaves(kind: pa.DataType) -> int:
     """Count the columns that Parquet stores for an Arrow type: a struct has one for each part."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     if pa.types.is_dictionary(kind) or not pa.types.is_nested(kind):
         return 1
     return sum(_num_leaves(kind.field(number).type) for number in range(kind.num_fields))

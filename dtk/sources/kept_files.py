@@ -9,15 +9,17 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dtk.sources.footers import Footer
+from dtk.errors import DataError
+from dtk.sources.footers import Footer, stat_file
 
-__all__ = ["FOOTERS", "KEPT_FILES", "MappedFile", "are_all_kept", "kept_nbytes", "map_file", "mapped_file"]
+__all__ = ["FOOTERS", "KEPT_FILES", "are_all_kept", "kept_nbytes", "opened_file", "unchanged"]
 
 KEPT_FILES: Final = 8
 """Local files that a thread has open, at most."""
@@ -25,10 +27,10 @@ KEPT_FILES: Final = 8
 _FOOTERS_NBYTES: Final = 8 << 20  # of a process
 _FILES_NBYTES: Final = 2 << 20  # of the footers of a thread's open files
 _COLUMN_NBYTES: Final = 800  # of a parsed footer, for a column of a row group
-_THREADS: Final = 4  # that read, at most
+_THREADS: Final = 4  # that read by default, at most: the plan must not depend on how many cores there are
 _UNCOUNTED_NBYTES: Final = 1 << 20  # what is less is lost in what the interpreter takes
 
-MappedFile = tuple[mmap.mmap, pq.ParquetFile]
+_MappedFile = tuple[mmap.mmap, pq.ParquetFile]
 Value = TypeVar("Value")
 
 
@@ -107,15 +109,18 @@ class _Thread(threading.local):
     """The local files that a thread read last, mapped into memory: to open one costs a twentieth of a read."""
 
     def __init__(self) -> None:
-        self.files = _Bounded[MappedFile](_FILES_NBYTES, lambda file: _footer_nbytes(file[1].metadata), KEPT_FILES)
+        self.files = _Bounded[_MappedFile](_FILES_NBYTES, lambda file: _footer_nbytes(file[1].metadata), KEPT_FILES)
 
 
 FOOTERS: Final = _Footers()
 _THREAD: Final = _Thread()
 
 
-def mapped_file(path: str, version: str, as_dictionaries: tuple[str, ...]) -> MappedFile:
-    """Take up a local file that this thread has open, or open it and keep it.
+@contextmanager
+def opened_file(
+    path: str, version: str, as_dictionaries: tuple[str, ...], *, is_kept: bool = True
+) -> Iterator[pq.ParquetFile]:
+    """Open a local file, mapped into memory, for one read.
 
     Parameters
     ----------
@@ -125,37 +130,26 @@ def mapped_file(path: str, version: str, as_dictionaries: tuple[str, ...]) -> Ma
         Its size and time.
     as_dictionaries : tuple of str
         Columns that are read as codes of a dictionary.
+    is_kept : bool
+        Whether to take it up where this thread has it open, and to keep it so; only this thread may then use it.
 
-    Returns
-    -------
-    mmap.mmap and pq.ParquetFile
-        The file in memory, and what reads it. Only this thread may.
+    Yields
+    ------
+    pq.ParquetFile
+        The file.
     """
-    key = (path, version, as_dictionaries)
-    kept = _THREAD.files.get(key)
+    key = path, version, as_dictionaries
+    kept = _THREAD.files.get(key) if is_kept else None
     if kept is None:
-        kept = map_file(*key)
-        _THREAD.files.put(key, kept)
-    return kept
+        kept = _map(*key)
+        if is_kept:
+            _THREAD.files.put(key, kept)
+    mapped, opened = kept
+    yield opened
+    mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
 
 
-def map_file(path: str, version: str, as_dictionaries: tuple[str, ...]) -> MappedFile:
-    """Map a local file into memory, and open it there.
-
-    Parameters
-    ----------
-    path : str
-        The file.
-    version : str
-        Its size and time.
-    as_dictionaries : tuple of str
-        Columns that are read as codes of a dictionary.
-
-    Returns
-    -------
-    mmap.mmap and pq.ParquetFile
-        The file in memory, and what reads it.
-    """
+def _map(path: str, version: str, as_dictionaries: tuple[str, ...]) -> _MappedFile:
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     footer = FOOTERS.get((path, version))
@@ -164,6 +158,38 @@ def map_file(path: str, version: str, as_dictionaries: tuple[str, ...]) -> Mappe
     if footer is None:
         FOOTERS.put((path, version), opened.metadata)
     return mapped, opened
+
+
+@contextmanager
+def unchanged(path: str, version: str) -> Iterator[None]:
+    """Refuse a local file that was changed before it is read, or is while it is read: the bytes may be of both.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    version : str
+        Its size and time when it was opened.
+
+    Raises
+    ------
+    DataError
+        If it was changed.
+    NotFoundError
+        If it is not there any more.
+    """
+    _check_version(path, version)
+    try:
+        yield
+    except (pa.ArrowException, OSError):  # that it was changed says more
+        _check_version(path, version)
+        raise
+    _check_version(path, version)
+
+
+def _check_version(path: str, version: str) -> None:
+    if stat_file(path, None) != version:
+        raise DataError(f"{path} was changed since it was opened; open the data again")
 
 
 def are_all_kept(footers: Sequence[Footer]) -> bool:

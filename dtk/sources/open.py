@@ -19,9 +19,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError, SourceError
 from dtk.sources.columns import checked_columns
-from dtk.sources.dask_read import hive_values
 from dtk.sources.filesystems import SteadyFiles
 from dtk.sources.footers import FOOTER_THREADS, Footer, read_footers
+from dtk.sources.hive import hive_values
 from dtk.sources.listing import Listing, compression_of, hive_types, list_files
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.remote import steadily
@@ -37,7 +37,7 @@ PARTITION_NBYTES: Final = 64 * 2**20
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
 CSV_LEAST_ROWS: Final = 1000
 NULLABLE: Final = {"int64": "Int64", "uint64": "UInt64", "bool": "boolean"}
-INDEX_COLUMN: Final = "__index_level_"  # pandas stores an index without a name so
+INDEX_COLUMNS: Final = ("__index_level_", "__null_dask_index__")  # where pandas and Dask store an index without a name
 
 
 def open(
@@ -162,7 +162,7 @@ def _checked_footers(listing: Listing) -> tuple[list[Footer], dict[str, pa.DataT
 
 
 def _visible_columns(schema: pa.Schema, types: dict[str, pa.DataType]) -> list[str]:
-    return [name for name in schema.names if not name.startswith(INDEX_COLUMN)] + list(types)
+    return [name for name in schema.names if not name.startswith(INDEX_COLUMNS)] + list(types)
 
 
 def _open_parquet(listing: Listing, columns: Sequence[str] | None) -> dd.DataFrame:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -18,12 +16,14 @@ import pyarrow.parquet as pq
 
 from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources.columns import checked_columns
-from dtk.sources.facts import changed_columns, changed_files, column_facts, file_facts, short_digest
-from dtk.sources.footers import Footer, read_footers, stat_file
-from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, map_file, mapped_file
+from dtk.sources.footers import Footer, read_footers
+from dtk.sources.hive import hive_schema, hive_table
+from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, opened_file, unchanged
+from dtk.sources.parquet_facts import parquet_changes, parquet_facts, parquet_identity
 from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.remote_files import remote_files
 from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_group
+from dtk.sources.row_groups import RowGroups
 
 __all__ = ["ParquetSource"]
 
@@ -92,13 +92,7 @@ class ParquetSource:
 
     @classmethod
     def from_files(
-        cls,
-        paths: Sequence[str],
-        *,
-        columns: Sequence[str] | None = None,
-        hive: Mapping[str, pa.Array] | None = None,
-        filesystem: Any = None,
-        row_groups: Sequence[Sequence[int] | None] | None = None,
+        cls, paths: Sequence[str], *, columns: Sequence[str] | None = None, filesystem: Any = None
     ) -> ParquetSource:
         """Read the footers, and nothing else.
 
@@ -108,12 +102,8 @@ class ParquetSource:
             Files, in the order of their rows.
         columns : sequence of str, optional
             What it yields, in order; all columns if None.
-        hive : mapping of str to pa.Array, optional
-            For each column that the directories' names hold, its value in each of `paths`.
         filesystem : fsspec.AbstractFileSystem, optional
             Where the files lie; None for local files.
-        row_groups : sequence, optional
-            For each of `paths`, the row groups wanted, None for all.
 
         Returns
         -------
@@ -129,8 +119,7 @@ class ParquetSource:
         DataError
             If a file is no whole Parquet file, or the files' columns differ.
         """
-        footers = read_footers(paths, filesystem=filesystem)
-        return cls.from_footers(footers, columns=columns, hive=hive, filesystem=filesystem, row_groups=row_groups)
+        return cls.from_footers(read_footers(paths, filesystem=filesystem), columns=columns, filesystem=filesystem)
 
     @classmethod
     def from_footers(
@@ -169,22 +158,14 @@ class ParquetSource:
         """
         # A column in the file itself goes before one of the same name in the directories, as in Dask.
         hive = {name: values for name, values in (hive or {}).items() if name not in footers[0].schema.names}
-        schema = _with_hive(footers[0].schema, hive)
+        schema = hive_schema(footers[0].schema, hive)
         kept = checked_columns(columns, schema.names)
         schema = pa.schema([schema.field(name) for name in kept], metadata=schema.metadata)
-        files, groups, rows, nbytes, decoded = [], [], [], [], 0
-        for number, footer in enumerate(footers):
-            chosen = None if row_groups is None else row_groups[number]
-            group = np.arange(len(footer.group_rows)) if chosen is None else np.asarray(chosen, np.int64)
-            group = group[footer.group_rows[group] > 0]
-            at = [footer.schema.get_field_index(name) for name in kept if name not in hive]
-            files.append(np.full(len(group), number, np.int32))
-            groups.append(group.astype(np.int32))
-            rows.append(footer.group_rows[group])
-            nbytes.append(footer.column_nbytes[np.ix_(group, at)].sum(axis=1))
-            share = rows[-1].sum() / max(1, footer.group_rows.sum())
-            decoded += int(footer.decoded_nbytes[at].sum() * share)
-        cost = None if filesystem is None else fetch_cost(footers, kept, groups, are_kept=are_all_kept(footers))
+        groups = RowGroups.chosen(footers, [name for name in kept if name not in hive], row_groups)
+        chosen, are_kept = groups.of_files, are_all_kept(footers)
+        cost = None if filesystem is None else fetch_cost(footers, kept, chosen, are_kept=are_kept)
+        of_directories = {name for name, values in hive.items() if values.null_count}
+        nullable = frozenset(of_directories.union(*(footer.nullable for footer in footers)))
         paths = [footer.path for footer in footers]
         root = os.path.commonprefix(paths)  # noqa: RUF071 - characters are what is to be saved
         return cls(
@@ -193,13 +174,13 @@ class ParquetSource:
             versions=tuple(f"{footer.nbytes}:{footer.version}" for footer in footers),
             filesystem=filesystem,
             schema=schema,
-            identity=_identity(footers, schema, np.concatenate([*files, *groups])),
-            file_of_chunk=np.concatenate(files),
-            row_group=np.concatenate(groups),
-            chunk_rows=np.concatenate(rows),
-            chunk_nbytes=np.concatenate(nbytes).astype(np.int64),
-            decoded_nbytes=decoded,
-            nullable=_nullable(footers, hive) & set(kept),
+            identity=parquet_identity(footers, schema, np.concatenate([groups.file, groups.number])),
+            file_of_chunk=groups.file,
+            row_group=groups.number,
+            chunk_rows=groups.num_rows,
+            chunk_nbytes=groups.nbytes,
+            decoded_nbytes=groups.decoded_nbytes,
+            nullable=nullable & set(kept),
             hive=hive,
             remote_cost=cost,
             kept_nbytes=kept_nbytes(footers),
@@ -230,14 +211,7 @@ class ParquetSource:
     @cached_property
     def facts(self) -> dict[str, Any]:
         """What a saved state tells of it, see `dtk.sources.facts`."""
-        names = [path[len(self._directory) + 1 :] for path in self.paths]
-        return {
-            "kind": "parquet",
-            "columns": column_facts(self.schema),
-            "directory": self._directory,
-            "files": file_facts(names, self.versions, self._rows_of_files),
-            "row_groups": short_digest(self.file_of_chunk.tobytes(), self.row_group.tobytes()),
-        }
+        return parquet_facts(self)
 
     def changes(self, facts: Mapping[str, Any]) -> list[str]:
         """Say how it differs from what it was.
@@ -252,24 +226,7 @@ class ParquetSource:
         list of str
             One for each difference.
         """
-        found = changed_columns(facts["columns"], self.facts["columns"])
-        then, now = facts["directory"], self._directory
-        if not f"{then}/".startswith(f"{now}/") and not f"{now}/".startswith(f"{then}/"):
-            return [*found, f"it lies in {now} and lay in {then}"]
-        runs = [[f"{then}/{run[0]}", *run[1:]] for run in facts["files"]]
-        files = changed_files(runs, self.paths, self.versions, self._rows_of_files)
-        if not files and facts["row_groups"] != self.facts["row_groups"]:
-            found.append("other row groups are chosen, by other filters")
-        return found + files
-
-    @property
-    def _directory(self) -> str:
-        """The one that all files lie in, or below."""
-        return self.root.rpartition("/")[0]
-
-    @property
-    def _rows_of_files(self) -> npt.NDArray[np.int64]:
-        return np.bincount(self.file_of_chunk, self.chunk_rows, minlength=len(self.names)).astype(np.int64)
+        return parquet_changes(self, facts)
 
     def fetch_cost(self, columns: Sequence[str] | None = None) -> FetchCost | None:
         """Return what fetching the chunks takes.
@@ -277,7 +234,7 @@ class ParquetSource:
         Parameters
         ----------
         columns : sequence of str, optional
-            What is counted is all of the source's columns.
+            Not looked at: the cost is that of all of the source's columns. Make a source of those that are read.
 
         Returns
         -------
@@ -303,10 +260,9 @@ class ParquetSource:
         """
         if self.filesystem is None:
             return []
-        file, names = int(self.file_of_chunk[chunk]), checked_columns(columns, self.schema.names)
-        stored = [name for name in names if name not in self.hive]
-        path, group = self.root + self.names[file], int(self.row_group[chunk])
-        return [start_row_group(remote_files(self.filesystem), path, self.versions[file], group, stored, FOOTERS)]
+        path, version, group = self._place(chunk)
+        _, stored = self._wanted(columns)
+        return [start_row_group(remote_files(self.filesystem), path, version, group, stored, FOOTERS)]
 
     def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.
@@ -334,11 +290,10 @@ class ParquetSource:
         FetchError
             If a remote store does not give it.
         """
-        file = int(self.file_of_chunk[chunk])
-        names, stored = self._named(columns)
-        with self._naming(chunk), self._open(file, fetched or self.fetch(chunk, columns)) as opened:
+        schema, stored = self._wanted(columns)
+        with self._reading(chunk), self._open(chunk, fetched or self.fetch(chunk, columns)) as opened:
             table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
-        return self._with_hive(table, names, file)
+        return hive_table(table, schema, self.hive, self.file_of_chunk[chunk])
 
     def read_slices(
         self, chunk: int, num_rows: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None
@@ -370,14 +325,14 @@ class ParquetSource:
         FetchError
             If a remote store does not give it.
         """
-        file = int(self.file_of_chunk[chunk])
-        names, stored = self._named(columns)
-        with self._naming(chunk), self._open(file, fetched or self.fetch(chunk, columns), is_kept=False) as opened:
-            slices = opened.iter_batches(
-                num_rows, row_groups=[int(self.row_group[chunk])], columns=stored, use_threads=False
-            )
-            while (batch := next(slices, None)) is not None:
-                yield self._with_hive(pa.Table.from_batches([batch]), names, file)
+        schema, stored = self._wanted(columns)
+        batches = self._batches(chunk, num_rows, stored, fetched or self.fetch(chunk, columns))
+        while True:
+            with self._reading(chunk):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield hive_table(pa.Table.from_batches([batch]), schema, self.hive, self.file_of_chunk[chunk])
 
     def describe(self, chunk: int) -> str:
         """Say where a chunk lies.
@@ -392,7 +347,8 @@ class ParquetSource:
         str
             Path and row group.
         """
-        return f"{self.root}{self.names[self.file_of_chunk[chunk]]}, row group {self.row_group[chunk]}"
+        path, _, group = self._place(chunk)
+        return f"{path}, row group {group}"
 
     def __repr__(self) -> str:
         return (
@@ -400,70 +356,45 @@ class ParquetSource:
             f" {int(self.chunk_rows.sum())} rows)"
         )
 
-    def _named(self, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    def _wanted(self, columns: Sequence[str] | None) -> tuple[pa.Schema, list[str]]:
         """Return which columns are wanted, and which of them are in the files."""
         names = checked_columns(columns, self.schema.names)
-        return names, [name for name in names if name not in self.hive]
+        return pa.schema([self.schema.field(name) for name in names]), [name for name in names if name not in self.hive]
 
-    def _with_hive(self, table: pa.Table, names: list[str], file: int) -> pa.Table:
-        """Put the columns of the directories' names beside those of the file."""
-        arrays = [
-            pa.repeat(self.hive[name][file], table.num_rows) if name in self.hive else table.column(name)
-            for name in names
-        ]
-        if not arrays:  # only such a table keeps its number of rows
-            return table
-        return pa.Table.from_arrays(arrays, schema=pa.schema([self.schema.field(name) for name in names]))
+    def _place(self, chunk: int) -> tuple[str, str, int]:
+        """Return path and version of a chunk's file, and the row group in it."""
+        file = self.file_of_chunk[chunk]
+        return self.root + self.names[file], self.versions[file], int(self.row_group[chunk])
 
     @contextmanager
-    def _naming(self, chunk: int) -> Iterator[None]:
-        """Name the row group in what goes wrong."""
+    def _reading(self, chunk: int) -> Iterator[None]:
+        """Name the row group in what goes wrong, and refuse a local file that changes meanwhile."""
+        path, version, _ = self._place(chunk)
         try:
-            yield
+            with unchanged(path, version) if self.filesystem is None else nullcontext():
+                yield
         except (FetchError, NotFoundError):
             raise
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{self.describe(chunk)} cannot be read: {error}; write the file again") from error
 
-    @contextmanager
-    def _open(self, file: int, fetched: Fetch, *, is_kept: bool = True) -> Iterator[pq.ParquetFile]:
-        """Open a file for one read, or take up the one that this thread has open."""
-        if fetched:
-            content: RowGroupBytes = fetched[0].result()
-            dictionaries = list(self.as_dictionaries)
-            with pq.ParquetFile(
-                content.file, metadata=content.footer, read_dictionary=dictionaries, pre_buffer=False
-            ) as opened:
-                yield opened
-            return
-        path = self.root + self.names[file]
-        version = self.versions[file]
-        if stat_file(path, None) != version:
-            raise DataError(f"{path} was changed since it was opened; open the data again")
-        key = path, version, self.as_dictionaries
-        mapped, opened = mapped_file(*key) if is_kept else map_file(*key)
-        yield opened
-        mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
+    def _batches(self, chunk: int, num_rows: int, stored: list[str], fetched: Fetch) -> Iterator[pa.RecordBatch]:
+        """Decode a row group in slices."""
+        with self._open(chunk, fetched, is_kept=False) as opened:
+            groups = [int(self.row_group[chunk])]
+            yield from opened.iter_batches(num_rows, row_groups=groups, columns=stored, use_threads=False)
+
+    def _open(self, chunk: int, fetched: Fetch, *, is_kept: bool = True) -> AbstractContextManager[pq.ParquetFile]:
+        """Open a chunk's file for one read."""
+        if not fetched:
+            path, version, _ = self._place(chunk)
+            return opened_file(path, version, self.as_dictionaries, is_kept=is_kept)
+        content: RowGroupBytes = fetched[0].result()
+        opened: AbstractContextManager[pq.ParquetFile] = pq.ParquetFile(
+            content.file, metadata=content.footer, read_dictionary=list(self.as_dictionaries), pre_buffer=False
+        )
+        return opened
 
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _with_hive(schema: pa.Schema, hive: Mapping[str, pa.Array]) -> pa.Schema:
-    for name, values in hive.items():
-        schema = schema.append(pa.field(name, values.type))
-    return schema
-
-
-def _nullable(footers: Sequence[Footer], hive: Mapping[str, pa.Array]) -> frozenset[str]:
-    of_files = frozenset().union(*(footer.nullable for footer in footers))
-    return of_files | {name for name, values in hive.items() if values.null_count}
-
-
-def _identity(footers: Sequence[Footer], schema: pa.Schema, chunks: npt.NDArray[np.int32]) -> str:
-    digest = hashlib.blake2b(chunks.tobytes(), digest_size=16)
-    for footer in sorted(footers, key=lambda footer: footer.path):
-        digest.update(f"{footer.path}\0{footer.nbytes}\0{footer.version}\0{footer.digest}\n".encode())
-    digest.update(repr([(field.name, str(field.type)) for field in schema]).encode())
-    return digest.hexdigest()

@@ -8,7 +8,8 @@ from typing import Any
 
 import cloudpickle
 import pandas as pd
-from dask._task_spec import DataNode, GraphNode
+from dask._task_spec import DataNode, GraphNode, Task
+from dask.dataframe.dask_expr._expr import Assign
 from dask.dataframe.dask_expr.io.io import BlockwiseIO
 
 __all__ = ["Program"]
@@ -102,7 +103,7 @@ class Program:
         graph: dict[Any, GraphNode] = dict(lowered.__dask_graph__())
         inputs = {(leaf._name, 0): leaf.columns for leaf in lowered.find_operations(ChunkFrame)}
         order = TopologicalSorter({key: node.dependencies for key, node in graph.items()}).static_order()
-        tasks = tuple((key, graph[key]) for key in order if key not in inputs)
+        tasks = tuple((key, _on_rows(graph[key])) for key in order if key not in inputs)
         output = (lowered._name, 0)
         last_use = {needed: number for number, (_, task) in enumerate(tasks) for needed in task.dependencies}
         done: list[list[Any]] = [[] for _ in tasks]
@@ -140,6 +141,21 @@ class Program:
     def __reduce__(self) -> tuple[Any, ...]:
         # Tasks hold the user's functions, which only cloudpickle takes from a script.
         return _loaded, (cloudpickle.dumps((self.tasks, self.inputs, self.output, self.done_after)),)
+
+
+def _on_rows(task: GraphNode) -> GraphNode:
+    """Let no rows come back that a filter has left out."""
+    if isinstance(task, Task) and task.func is Assign.operation:
+        return Task(task.key, _assign, *task.args, **task.kwargs)
+    return task
+
+
+def _assign(frame: pd.DataFrame, *pairs: Any) -> pd.DataFrame:
+    """Set columns; to a frame that has no rows pandas would add those of the values, null in all other columns."""
+    if not len(frame):
+        pairs = tuple(value.iloc[:0] if isinstance(value, pd.Series) else value for value in pairs)
+    assigned: pd.DataFrame = Assign.operation(frame, *pairs)
+    return assigned
 
 
 def _loaded(payload: bytes) -> Program:

@@ -16,7 +16,7 @@ from dask.dataframe.dask_expr.io import FromPandas
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.dataframe.utils import has_known_categories
 
-from dtk.errors import SourceError
+from dtk.errors import DataError, SourceError
 from dtk.sources.source import Source, as_source, readable
 
 __all__ = ["arrow_schema", "arrow_type", "row_nbytes", "schema_of", "stored_type", "table_of_frame"]
@@ -119,18 +119,17 @@ def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.
     -------
     pa.DataType
         The same for every chunk.
+
+    Raises
+    ------
+    DataError
+        If Arrow has none, as for complex numbers.
     """
-    if isinstance(column.dtype, pd.CategoricalDtype):
-        if has_known_categories(column) and len(column.cat.categories):
-            values = pa.array(column.cat.categories, from_pandas=True).type
-        else:
-            values = stored.value_type if stored is not None and pa.types.is_dictionary(stored) else pa.string()
-        return pa.dictionary(pa.int32(), pa.string() if pa.types.is_large_string(values) else values)
-    if column.dtype == object:
-        found = stored if stored is not None and not pa.types.is_null(stored) else pa.string()
-    else:
-        found = pa.Schema.from_pandas(column.iloc[:0].to_frame(), preserve_index=False).field(0).type
-    return pa.string() if pa.types.is_large_string(found) else found
+    try:
+        return _arrow_type(column, stored)
+    except (pa.ArrowException, TypeError) as error:
+        what = f"column {column.name!r} holds {column.dtype}, for which Arrow has no type"
+        raise DataError(f"{what}: {error}; convert it, or leave it out") from error
 
 
 def row_nbytes(schema: pa.Schema) -> float:
@@ -152,6 +151,21 @@ def row_nbytes(schema: pa.Schema) -> float:
     36.0
     """
     return sum(TEXT_NBYTES if _is_variable(kind) else kind.bit_width / 8 for kind in schema.types) or 1.0
+
+
+def _arrow_type(column: pd.Series[Any], stored: pa.DataType | None) -> pa.DataType:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        if has_known_categories(column) and len(column.cat.categories):
+            values = pa.array(column.cat.categories, from_pandas=True).type
+        else:
+            values = stored.value_type if stored is not None and pa.types.is_dictionary(stored) else pa.string()
+        values = pa.string() if pa.types.is_large_string(values) else values
+        return pa.dictionary(pa.int32(), values, ordered=bool(column.dtype.ordered))
+    if column.dtype == object:
+        found = stored if stored is not None and not pa.types.is_null(stored) else pa.string()
+    else:
+        found = pa.Schema.from_pandas(column.iloc[:0].to_frame(), preserve_index=False).field(0).type
+    return pa.string() if pa.types.is_large_string(found) else found
 
 
 def _is_variable(kind: pa.DataType) -> bool:

@@ -337,7 +337,7 @@ def _table_of_frame(frame: pd.DataFrame, columns: Sequence[str] | None) -> pa.Ta
     frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")[names]
     try:
         return pa.Table.from_pandas(frame, preserve_index=False)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, TypeError) as error:  # TypeError is pandas' own, for sparse columns
         raise DataError(f"the DataFrame cannot become a table: {'; '.join(map(str, error.args))}") from error
 
 

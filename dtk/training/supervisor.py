@@ -38,6 +38,10 @@ DRAIN_S = 0.5
 STACK_TIMEOUT_S = 1.0
 TERM_GRACE_S = 2.0
 LOG_LINES = 60
+HINTS: dict[int, str] = {
+    signal.SIGKILL: " (often the kernel's out-of-memory killer)",
+    signal.SIGBUS: " (often a file that was cut off while it was read)",
+}
 # A rank whose worker is gone leaves, also while it still imports what takes seconds.
 START_RANK = """
 import os, signal, sys, threading, time
@@ -354,8 +358,7 @@ class _Child:
         status = self._process.returncode
         if status is not None and status < 0:
             name = signal.Signals(-status).name
-            hint = " (often the kernel's out-of-memory killer)" if -status == signal.SIGKILL else ""
-            return f"signal {name}{hint}"
+            return f"signal {name}{HINTS.get(-status, '')}"
         return f"exit status {status}"
 
     def _failure(self, what: str, **fields: Any) -> RankFailure:

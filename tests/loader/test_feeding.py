@@ -21,6 +21,7 @@ import dtk
 from dtk.errors import ArgumentError
 from dtk.loader import Loader
 from dtk.loader.ring import Ring
+from dtk.sources import ParquetSource
 
 ROWS = 3000
 SMALL = {"global_batch_size": 50, "memory": "64 KiB", "read_threads": 2}
@@ -93,6 +94,45 @@ def test_an_error_in_collate_leaves_the_step_where_it_was(path):
     with pytest.raises(RuntimeError, match="no"):
         list(loader)
     assert loader.state_dict()["step"] == 2
+
+
+def test_a_thread_that_cannot_start_leaves_none(path, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse_the_second(thread):
+        if thread.name == "dtk-read-1":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_second)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        next(iter(Loader(path, **SMALL)))
+    assert read_threads() == []
+
+
+def test_an_iteration_that_is_closed_where_readers_look_for_help_does_not_wait_for_them(path, monkeypatch):
+    """The garbage collector may close it in any thread, also in that of an event loop that a store needs."""
+    first_reads, closed, read = threading.Semaphore(4), threading.Event(), ParquetSource.read
+
+    def need_the_closing_thread(*arguments, **options):
+        if not first_reads.acquire(blocking=False):
+            assert closed.wait(60)
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(ParquetSource, "read", need_the_closing_thread)
+    batches = iter(Loader(path, **SMALL))
+    next(batches)
+
+    def close():
+        batches.close()
+        closed.set()
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join(30)
+    is_stuck = not closed.is_set()
+    closed.set()
+    assert not is_stuck
 
 
 def test_what_cannot_be_fed_is_refused(path):

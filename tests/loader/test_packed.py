@@ -30,7 +30,8 @@ def moved(rows, places, array):
 
 
 def column_of(kind, num_rows, rng):
-    values = rng.integers(0, 2 if kind == "bool" else 100, num_rows).astype(kind)
+    most = 2 if kind == "bool" else 2**62 if kind in ("int64", "uint64") else 100
+    values = rng.integers(0, most, num_rows).astype(kind)
     return values * 0.7 if kind.startswith("float") else values
 
 
@@ -75,6 +76,14 @@ def test_the_kernel_moves_the_same_bytes_as_numpy(columns, data):
     np.testing.assert_array_equal(found[0][places[placed]], rows.to_numpy()[placed])
     untouched = np.setdiff1d(np.arange(num_rows + 5), places[placed])
     np.testing.assert_array_equal(found[0][untouched], array[untouched])
+
+
+@needs_kernel
+def test_big_whole_numbers_beside_nulls_are_rounded_once(monkeypatch):
+    rows, array = Packed([pa.array([2**60 + 2**36 + 1, None])], FLOAT), np.zeros((2, 1), np.float32)
+    by_kernel = moved(rows, np.arange(2), array)
+    by_numpy(monkeypatch)
+    assert moved(rows, np.arange(2), array).tobytes() == by_kernel.tobytes()
 
 
 @pytest.mark.parametrize("kernel", [pytest.param(True, marks=needs_kernel), False])

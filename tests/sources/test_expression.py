@@ -110,6 +110,14 @@ def test_equals_dask(path, name):
     assert source.num_chunks == 9
 
 
+def test_rows_that_a_filter_leaves_out_do_not_come_back(path):
+    """A frame without rows takes up those of a column that is set, in pandas: here whole row groups are left out."""
+    df = dd.read_parquet(path, index=False)
+    source = check_equal(df[df.t >= "2020-01-10"].assign(odd=df.i % 2, two=2))
+    assert source.chunk_rows[:2].tolist() == [0, 0]
+    assert source.chunk_rows.sum() == 1000 - 9 * 24
+
+
 def test_plain_columns_are_a_parquet_source(path):
     df = dd.read_parquet(path, index=False)
     check_equal(df, kind=ParquetSource)

@@ -40,6 +40,16 @@ def test_parquet_file_directory_glob(tmp_path):
     assert [os.path.basename(path) for path in as_source(tmp_path).paths] == ["p2.parquet", "p10.parquet"]
 
 
+@pytest.mark.parametrize("index", [range(10), np.arange(10) * 3])
+def test_an_index_without_a_name_is_no_column(tmp_path, index):
+    frame = FRAME.set_axis(index)
+    dd.from_pandas(frame, npartitions=2).to_parquet(tmp_path / "dask")
+    frame.to_parquet(tmp_path / "pandas.parquet")
+    for path in (tmp_path / "dask", tmp_path / "pandas.parquet"):
+        assert as_source(path).schema.names == ["a", "b"]
+        assert open_data(path).compute().to_dict("list") == FRAME.to_dict("list")
+
+
 def test_hive_types_are_the_same_everywhere(tmp_path):
     write_hive(tmp_path, ["01", "02"])
     data = open_data(tmp_path)

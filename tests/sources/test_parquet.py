@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -87,6 +88,59 @@ def test_identity_follows_the_files(files, table):
     assert ParquetSource.from_files(files).identity != before.identity
     with pytest.raises(DataError, match=r"c\.parquet was changed since it was opened"):
         before.read(6)
+
+
+@pytest.fixture
+def zeros(tmp_path):
+    """A file of zeros, and what writes ones of the same layout into it."""
+    path, options = str(tmp_path / "a.parquet"), {"use_dictionary": False, "compression": "none"}
+    pq.write_table(pa.table({"x": np.zeros(20_000)}), path, write_statistics=False, **options)
+    status = os.stat(path)
+
+    def rewrite():
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"x": np.ones(20_000)}), sink, write_statistics=False, **options)
+        with open(path, "r+b") as file:
+            file.write(sink.getvalue())
+        assert os.stat(path).st_size == status.st_size
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1))  # both may be within a tick of the file system
+
+    return path, rewrite
+
+
+CHANGED = r"a\.parquet was changed since it was opened; open the data again"
+
+
+@pytest.mark.parametrize("in_slices", [False, True])
+def test_a_file_that_changes_while_it_is_decoded_is_named(zeros, monkeypatch, in_slices):
+    """Its bytes are taken from the file as they are wanted, and would be of both."""
+    path, rewrite = zeros
+    source = ParquetSource.from_files([path])
+
+    def after_a_change(decode):
+        def changed(*arguments, **options):
+            rewrite()
+            return decode(*arguments, **options)
+
+        return changed
+
+    for name in ("read_row_group", "read_row_groups", "iter_batches"):
+        monkeypatch.setattr(pq.ParquetFile, name, after_a_change(getattr(pq.ParquetFile, name)))
+    with pytest.raises(DataError, match=CHANGED):
+        next(source.read_slices(0, 100)) if in_slices else source.read(0)
+
+
+@pytest.mark.parametrize("change", ["rewritten", "cut off"])
+def test_a_file_that_changes_between_slices_is_named(zeros, change):
+    path, rewrite = zeros
+    slices = ParquetSource.from_files([path]).read_slices(0, 100)
+    assert next(slices)["x"].to_numpy().sum() == 0
+    if change == "rewritten":
+        rewrite()
+    else:
+        os.truncate(path, 100)  # to touch what is gone would end the process
+    with pytest.raises(DataError, match=CHANGED):
+        next(slices)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
@@ -211,6 +265,19 @@ def test_text_is_read_as_codes_of_a_dictionary(tmp_path):
                 == plain.read(chunk, ["large", "x"]).to_pydict()
             )
     assert plain.read(0).schema.equals(plain.schema)  # by files that the thread has open, too
+
+
+def test_columns_after_an_extension_type_are_not_another_ones(tmp_path):
+    """pandas stores an interval as a struct, of which Parquet has two columns."""
+    table = pa.Table.from_pandas(pd.DataFrame({"between": pd.interval_range(0, 4), "text": list("abcd")}))
+    table = table.append_column("n", pa.array([1, None, 3, 4]))
+    pq.write_table(table, tmp_path / "a.parquet")
+    source = as_source(tmp_path / "a.parquet")
+    group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
+    sizes = [group.column(number).total_compressed_size for number in range(4)]
+    assert source.nullable == {"n"}
+    assert as_source(tmp_path / "a.parquet", ["n"]).chunk_nbytes.tolist() == [sizes[3]]
+    assert as_source(tmp_path / "a.parquet", ["between"]).chunk_nbytes.tolist() == [sizes[0] + sizes[1]]
 
 
 def test_what_is_kept_is_bounded_in_bytes_and_holds_one_at_least():

@@ -7,12 +7,13 @@ from decimal import Decimal
 
 import dask
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dtk.errors import NotFoundError, SourceError
+from dtk.errors import DataError, NotFoundError, SourceError
 from dtk.sources import Source, as_source, readable, schema_of, write_parquet
 from dtk.sources import open as open_data
 from dtk.sources.footers import _read_footer
@@ -93,6 +94,27 @@ def test_types_of_a_function_are_those_of_its_values(path):
     assert schema_of(unknown).types == [pa.string()]
     with pytest.raises(TypeError, match="column 'binary' is taken for strings but holds binary"):
         table_of_frame(unknown.compute(), schema_of(unknown))
+
+
+def test_the_order_of_categories_survives_being_written(tmp_path):
+    sizes = pd.CategoricalDtype(["small", "big"], ordered=True)
+    frame = pd.DataFrame({"size": pd.Series(["big", "small", None, "big"], dtype=sizes), "n": range(4)})
+    pq.write_table(pa.Table.from_pandas(frame), tmp_path / "in.parquet", row_group_size=2)
+    data = open_data(tmp_path / "in.parquet")
+    assert schema_of(data[data.n >= 0]).field("size").type.ordered
+    for written in (dd.from_pandas(frame, npartitions=2), data[data.n >= 0]):
+        found = open_data(write_parquet(written, tmp_path / "out", overwrite=True)).compute()["size"]
+        assert found.cat.ordered
+        assert found.tolist()[:2] == ["big", "small"]
+
+
+@pytest.mark.parametrize("values", [np.array([1j, 2j]), pd.Categorical([1j, 2j]), pd.arrays.SparseArray([0, 1])])
+def test_a_column_that_arrow_has_no_type_for_is_named(tmp_path, values):
+    frame = pd.DataFrame({"n": [1, 2], "z": values})
+    with pytest.raises(DataError, match="column 'z' holds .*, for which Arrow has no type: .*; convert it, or leave"):
+        write_parquet(dd.from_pandas(frame, npartitions=1), tmp_path / "out")
+    with pytest.raises(DataError, match="cannot become a table: .*column"):
+        as_source(frame)
 
 
 def test_objects_in_memory_are_looked_at():

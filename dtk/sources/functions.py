@@ -132,6 +132,10 @@ def parts_of(value: Any) -> list[Any] | None:
         return ["builtin", value.__qualname__, value.__self__]
     if isinstance(value, property):
         return ["property", value.fget, value.fset, value.fdel]
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(value, torch.Tensor):  # pickled, it is another each time
+        values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        return ["tensor", str(value.dtype), tuple(value.shape), values]
     state = _state(value)
     if state is None and isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):  # of lru_cache
         return ["wrapped", wrapped]

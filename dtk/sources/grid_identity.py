@@ -19,9 +19,10 @@ from dask.blockwise import Blockwise, BlockwiseDepDict
 from fsspec.implementations.local import LocalFileSystem
 from tlz import curry
 
-from dtk.errors import FetchError, NotFoundError
+from dtk.errors import FetchError
 from dtk.sources.functions import is_trusted, module_of
 from dtk.sources.identity import expression_identity
+from dtk.sources.remote import is_transient
 from dtk.sources.store import list_objects, snapshot_of, store_place
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class _Reads:
             self.is_unknown |= is_leaf and _may_read(value)
         elif hasattr(root, "shape") and hasattr(root, "dtype"):
             self.is_unknown |= not isinstance(root, np.ndarray) and module_of(root).partition(".")[0] != "pandas"
-        else:
-            self.is_unknown |= is_leaf and not is_trusted(module_of(value))  # a future
+        elif not is_trusted(module_of(value)):
+            self.values.append(value)
+            self.is_unknown |= is_leaf  # a future
 
 
 def _parts(value: Any) -> Iterable[Any] | None:
@@ -173,7 +175,7 @@ def _root(value: Any) -> Any:
 
 
 def _is_zarr(root: Any) -> bool:
-    return hasattr(root, "store_path")
+    return module_of(root).startswith("zarr.") and hasattr(root, "store_path")
 
 
 def _file_of(root: Any) -> str | None:
@@ -213,7 +215,11 @@ def _version_of_array(array: zarr.Array[Any]) -> Any:
         return None if changed else snapshot
     try:
         names, versions, _ = list_objects(array.store_path)
-    except (FetchError, NotFoundError, FileNotFoundError, NotImplementedError):  # a store that lists nothing
+    except FetchError as error:
+        if error.__cause__ is None or is_transient(error.__cause__):
+            raise
+        return None
+    except (OSError, NotImplementedError):  # a store that has no listings, or none for us
         return None
     is_told = versions and not any(version.endswith(":") for version in versions)
     return [names, versions] if is_told else None

@@ -121,8 +121,8 @@ class _Hasher:
             return f"module {self._maker_of(module)} {module}"
         if isinstance(value, (FunctionType, type)):
             return self._of_code(value, module)
-        if type(value) is object:
-            return "object"
+        if type(value) is object or module == "weakref":  # a mark, or what a cache holds at the moment
+            return f"{module} {type(value).__qualname__}"
         parts = parts_of(value)
         if parts is not None:
             return _digest(map(self.of, parts))

@@ -11,6 +11,7 @@ from types import ModuleType
 import dask.dataframe as dd
 import pandas as pd
 import pytest
+import torch
 
 import dtk
 from dtk.errors import ArgumentError
@@ -208,6 +209,19 @@ def test_code_is_the_same_in_every_process(clean, tmp_path):
         found.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     assert len(found) == 1
     assert "has_own_functions=True" in found.pop()
+
+
+def test_models_differ_by_their_weights():
+    def model(bias, dtype=torch.float32):
+        layer = torch.nn.Linear(2, 1)
+        with torch.no_grad():
+            layer.weight.zero_()
+            layer.bias.fill_(bias)
+        return layer.to(dtype)
+
+    assert digest(model(1)) == digest(model(1)) != digest(model(2))
+    assert digest(model(1, torch.bfloat16)) == digest(model(1, torch.bfloat16)) != digest(model(1))
+    assert digest(torch.tensor(1)) == digest(torch.tensor(1)) != digest(torch.tensor([1]))
 
 
 def test_functions_that_all_call_each_other_are_each_looked_at_once(written, monkeypatch):

@@ -23,6 +23,7 @@ __all__ = ["Identity", "expression_identity"]
 CACHES: Final = ("_dataset_info_cache", "_pq_length_stats")  # of a Parquet read
 
 _PLAIN: Final = frozenset({str, bytes, int, float, complex, bool, type(None), type(Ellipsis)})
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
 
 @dataclass(frozen=True)
@@ -62,22 +63,22 @@ def expression_identity(expr: Any) -> Identity:
 
 
 class _Hasher:
-    """Hashes values; code of the user is numbered in the order in which it is met, and hashed after them."""
+    """Hashes values; objects and code are numbered in the order in which they are met, and hashed after them, once."""
 
     def __init__(self, begun: Iterable[int] = ()) -> None:
         self.has_own = False  # whether anything was not of the packages that are known
         self._known: dict[str, str] = {}  # of expressions, by Dask's name in this process
-        self._begun = list(begun)  # containers and objects that hold themselves are named by their depth
-        self._numbers: dict[int, int] = {}  # of functions and classes, by id
-        self._codes: list[Any] = []
-        self._is_in_code = False
+        self._begun = list(begun)  # containers that hold themselves are named by their depth
+        self._numbered: dict[int, tuple[str, Any]] = {}  # by id; kept, so that no other object gets the same one
+        self._parts: list[list[Any]] = []  # of what was numbered
+        self._is_below = False
         self._maker_of = cache(maker_of)
 
     def digest(self, value: Any) -> str:
         digests = [self.of(value)]
-        for code in self._codes:  # it grows meanwhile
-            self._is_in_code = True
-            digests.append(_digest(map(self.of, code_parts(code, self._is_of_user))))
+        for parts in self._parts:  # it grows meanwhile
+            self._is_below = True
+            digests.append(_digest(map(self.of, parts)))
         return _digest(digests)
 
     def of(self, value: Any) -> str:
@@ -87,57 +88,56 @@ class _Hasher:
             if value._name not in self._known:
                 self._known[value._name] = _digest(map(self.of, [type(value).__qualname__, *_operands(value)]))
             return self._known[value._name]
+        if type(value) not in _CONTAINERS:
+            return self._of_object(value)
         if id(value) in self._begun:
             return f"above {self._begun.index(id(value))}"
         self._begun.append(id(value))
         try:
-            return self._of_container(value) or self._of_object(value)
+            return self._of_container(value)
         finally:
             self._begun.pop()
 
-    def _of_container(self, value: Any) -> str | None:
+    def _of_container(self, value: Any) -> str:
         kind = type(value)
-        if kind in (list, tuple):
-            return _digest([kind.__name__, repr(value)] if _is_plain(value) else [kind.__name__, *map(self.of, value)])
         if kind is dict:
             if _is_plain(value) and _is_plain(value.values()):
                 return _digest(["plain dict", repr(sorted(map(repr, value.items())))])
             return _digest(["dict", *sorted(_digest(map(self.of, item)) for item in value.items())])
         if kind in (set, frozenset):
             return _digest(["set", repr(sorted(map(repr if _is_plain(value) else self._alone, value)))])
-        return None
+        return _digest([kind.__name__, repr(value)] if _is_plain(value) else [kind.__name__, *map(self.of, value)])
 
     def _alone(self, value: Any) -> str:
-        """Hash an element of a set, which has no place among the others that code might be numbered by."""
+        """Hash an element of a set, which has no place among the others that objects might be numbered by."""
         hasher = _Hasher(self._begun)
         digest = hasher.digest(value)
         self.has_own |= hasher.has_own
         return digest
 
     def _of_object(self, value: Any) -> str:
+        if id(value) in self._numbered:
+            return self._numbered[id(value)][0]
         module = module_of(value)
         self.has_own |= not is_trusted(module)
         if isinstance(value, ModuleType):
             return f"module {self._maker_of(module)} {module}"
-        if isinstance(value, (FunctionType, type)):
-            return self._of_code(value, module)
         if type(value) is object or module == "weakref":  # a mark, or what a cache holds at the moment
             return f"{module} {type(value).__qualname__}"
-        parts = parts_of(value)
-        if parts is not None:
-            return _digest(map(self.of, parts))
-        kind = [self.of(type(value))] if self._is_of_user(module) else []  # Dask takes its methods by name alone
-        return _digest([self._token(value), *kind])
-
-    def _of_code(self, value: FunctionType | type, module: str) -> str:
-        maker = self._maker_of(module)
-        if maker is not None and is_importable(value):
-            code = [self.of(value.__code__)] if isinstance(value, FunctionType) and is_trusted(module) else []
-            return _digest([maker, module, value.__qualname__, *code])
-        if id(value) not in self._numbers:
-            self._numbers[id(value)] = len(self._codes)
-            self._codes.append(value)
-        return f"code {self._numbers[id(value)]}"
+        if isinstance(value, (FunctionType, type)):
+            maker = self._maker_of(module)
+            if maker is not None and is_importable(value):
+                code = [self.of(value.__code__)] if isinstance(value, FunctionType) and is_trusted(module) else []
+                return _digest([maker, module, value.__qualname__, *code])
+            parts: list[Any] | None = code_parts(value, self._is_of_user)
+        else:
+            parts = parts_of(value)
+        if parts is None:
+            kind = [self.of(type(value))] if self._is_of_user(module) else []  # Dask takes its methods by name alone
+            return _digest([self._token(value), *kind])
+        self._numbered[id(value)] = f"number {len(self._parts)}", value
+        self._parts.append(parts)
+        return self._numbered[id(value)][0]
 
     def _is_of_user(self, module: str) -> bool:
         return self._maker_of(module) is None
@@ -146,7 +146,7 @@ class _Hasher:
         try:
             return str(tokenize(value, ensure_deterministic=True))
         except TokenizationError:
-            if self._is_in_code and not _is_picklable(value):  # a lock, a connection: nothing that decides on values
+            if self._is_below and not _is_picklable(value):  # a lock, a connection: nothing that decides on values
                 return f"{module_of(value)} {type(value).__qualname__}"
             return str(tokenize(value))  # another one each time
 

@@ -184,7 +184,9 @@ def test_installed_packages_count_by_version(written, tmp_path, monkeypatch):
 
 
 SCRIPT = """
-import sys
+import dataclasses
+import enum
+import functools
 from dtk.sources.identity import expression_identity
 import own_helpers
 
@@ -196,7 +198,27 @@ def even(x):
 def odd(x):
     return x != 0 and even(x - 1) and CHOSEN
 
-print(expression_identity([own_helpers.clean, even, odd, own_helpers.Model(3), CHOSEN]))
+class Kind(enum.Enum):
+    GOOD = "g"
+    BAD = "b"
+
+@dataclasses.dataclass
+class Settings:
+    kinds: set = dataclasses.field(default_factory=lambda: {"x", "y", "z"})
+
+    @functools.cached_property
+    def length(self):
+        return len(self.kinds)
+
+@functools.singledispatch
+def dispatched(x):
+    return Settings()
+
+found = [own_helpers.clean, even, odd, own_helpers.Model(3), CHOSEN, Kind.GOOD, Settings(), dispatched]
+before = expression_identity(found)
+dispatched(1)
+assert expression_identity(found) == before
+print(before)
 """
 
 
@@ -233,6 +255,24 @@ def test_functions_that_all_call_each_other_are_each_looked_at_once(written, mon
     before = digest(written("own_many", text).f0)
     assert len(looked_at) == 30
     assert digest(written("own_many", text + " or 1").f0) != before
+
+
+class Node:
+    """Knows all others."""
+
+    def __init__(self, nodes):
+        self.nodes = nodes
+
+
+def test_objects_that_all_know_each_other_are_each_looked_at_once(monkeypatch):
+    looked_at = []
+    parts = functions.parts_of
+    monkeypatch.setattr(identity, "parts_of", lambda value: looked_at.append(type(value)) or parts(value))
+    nodes = []
+    nodes += [Node([*nodes, nodes]) for _ in range(30)]
+    nodes += [Node(list(nodes)) for _ in range(30)]
+    digest(nodes)
+    assert looked_at.count(Node) == 60
 
 
 def test_plain_containers_are_hashed_at_once(monkeypatch):

@@ -109,13 +109,15 @@ def is_importable(value: Any) -> bool:
     return found is value
 
 
-def parts_of(value: Any) -> list[Any] | None:
+def parts_of(value: Any, is_own: bool) -> list[Any] | None:
     """List what an object consists of that holds functions or is described by pickling.
 
     Parameters
     ----------
     value : object
         Neither a function nor a class.
+    is_own : bool
+        Whether it is of a class of the user.
 
     Returns
     -------
@@ -136,23 +138,27 @@ def parts_of(value: Any) -> list[Any] | None:
     if torch is not None and isinstance(value, torch.Tensor):  # pickled, it is another each time
         values = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         return ["tensor", str(value.dtype), tuple(value.shape), values]
-    state = _state(value)
+    state = _state(value, is_own)
     if state is None and isinstance(wrapped := getattr(value, "__wrapped__", None), FunctionType):  # of lru_cache
         return ["wrapped", wrapped]
     return state
 
 
-def _state(value: Any) -> list[Any] | None:
-    """List what pickling an object of a plain class would keep; None for those that Dask knows how to hash."""
+def _state(value: Any, is_own: bool) -> list[Any] | None:
+    """List what pickling would keep of an object, of a plain class or of the user's; None for what Dask can hash."""
     kind: Any = type(value)
     known = normalize_token.dispatch(kind) is not normalize_object or hasattr(kind, "__dask_tokenize__")
-    if known or kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+    is_plain = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    if known or not (is_plain or is_own):
         return None
     try:
-        _, arguments, state, items, pairs = (*value.__reduce_ex__(4), None, None, None)[:5]
-    except TypeError:  # it cannot be pickled
+        kept = value.__reduce_ex__(4)
+    except Exception:  # it cannot be pickled, and says so as it likes
         return None
-    return [arguments, state, list(items or ()), dict(pairs or ())]
+    if isinstance(kept, str):
+        return [kept]
+    function, arguments, state, items, pairs = (*kept, None, None, None)[:5]
+    return [function, arguments, state, list(items or ()), dict(pairs or ())]
 
 
 def code_parts(value: FunctionType | type, is_own: Callable[[str], bool]) -> list[Any]:

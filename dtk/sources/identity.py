@@ -131,9 +131,9 @@ class _Hasher:
                 return _digest([maker, module, value.__qualname__, *code])
             parts: list[Any] | None = code_parts(value, self._is_of_user)
         else:
-            parts = parts_of(value)
-        if parts is None:
-            kind = [self.of(type(value))] if self._is_of_user(module) else []  # Dask takes its methods by name alone
+            parts = parts_of(value, self._is_of_user(module))
+        if parts is None:  # Dask takes the methods of a class by name alone
+            kind = [self.of(type(value))] if self._is_of_user(module) else []
             return _digest([self._token(value), *kind])
         self._numbered[id(value)] = f"number {len(self._parts)}", value
         self._parts.append(parts)

@@ -178,9 +178,13 @@ def test_installed_packages_count_by_version(written, tmp_path, monkeypatch):
 
     def name(version, code):
         text = f"__version__ = {version!r}\n\n\ndef work(x):\n    return {code}\n"
-        return digest(written("some_package", text, tmp_path / "site-packages").work)
+        package = written("some_package", text, tmp_path / "site-packages")
+        own = written("own_use", "import some_package\n\n\ndef use(x):\n    return some_package.work(x)\n")
+        return digest(package.work), digest(own.use)
 
-    assert name("1.0", "x") == name("1.0", "x + 1") != name("1.1", "x")
+    first, again, newer = name("1.0", "x"), name("1.0", "x + 1"), name("1.1", "x")
+    assert first == again
+    assert not set(first) & set(newer)
 
 
 SCRIPT = """

@@ -440,7 +440,7 @@ class Loader:
         Raises
         ------
         DataError
-            If the data is not what it was.
+            If the data is not what it was, or not where it was: the same files under another path are other data.
         ArgumentError
             If the state is of another version, or incomplete.
         """

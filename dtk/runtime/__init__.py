@@ -21,7 +21,7 @@ from dtk.runtime.pinned import (
     workers_of,
 )
 from dtk.runtime.shares import RankShare, rank_shares
-from dtk.runtime.shipping import pack, unpack
+from dtk.runtime.shipping import is_installed, pack, unpack
 
 if TYPE_CHECKING:
     from distributed import Client as Client
@@ -36,6 +36,7 @@ __all__ = [
     "current_client",
     "delayed_reduce",
     "is_error",
+    "is_installed",
     "live_workers",
     "map_reduce",
     "pack",

@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle
 
-__all__ = ["pack", "unpack"]
+__all__ = ["is_installed", "pack", "unpack"]
 
 _registry_lock = threading.RLock()  # cloudpickle's list of modules is one for all threads; what is packed may pack, too
 
@@ -89,7 +89,23 @@ def _is_local(module: ModuleType) -> bool:
     if sys.modules.get(name) is not module:
         return False
     path = Path(file)
-    return path.suffix == ".py" and not any(path.is_relative_to(root) for root in _installed_roots())
+    return path.suffix == ".py" and not is_installed(path)
+
+
+def is_installed(path: Path) -> bool:
+    """Tell whether a file belongs to Python or to an installed package.
+
+    Parameters
+    ----------
+    path : Path
+        Of a module, absolute.
+
+    Returns
+    -------
+    bool
+        False for what the user wrote, also where it was installed to be edited.
+    """
+    return any(path.is_relative_to(root) for root in _installed_roots())
 
 
 @functools.cache

@@ -37,7 +37,7 @@ def count(
 
     Runs on the cluster where there is one. What was counted is kept in the cache directory, so that the same source is
     counted once. Nothing is kept of what lies in memory, of arrays, whose metadata does not tell that values changed,
-    and of expressions with functions of the user, which may come to call something else.
+    and of expressions with functions of the user, which may read what nobody else sees.
 
     Parameters
     ----------

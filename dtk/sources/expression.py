@@ -23,7 +23,7 @@ from dtk.errors import DataError, DtkError, SourceError
 from dtk.sources.columns import checked_columns
 from dtk.sources.dask_read import FrameReader, Read
 from dtk.sources.facts import changed_columns, column_facts, short_digest
-from dtk.sources.identity import expression_identity, has_own_functions
+from dtk.sources.identity import expression_identity
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.program import ChunkFrame, Program
 from dtk.sources.remote import Fetch, FetchCost
@@ -326,7 +326,8 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
     if not all(looks_at_rows(node) for node in expr.walk()):
         first_group = np.append(np.flatnonzero(np.diff(partitions, prepend=-1)), base.num_chunks)
     keeps = reader.filters is None and all(keeps_rows(node) for node in expr.walk())
-    operations_here = short_digest(expression_identity(template), str(reader.filters))
+    computed = expression_identity(template)
+    operations_here = short_digest(computed.digest, str(reader.filters))
     digest = hashlib.blake2b(f"{base.identity} {operations_here}".encode(), digest_size=16)
     digest.update(first_group.tobytes())
     source = ExpressionSource(
@@ -339,7 +340,7 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
         chunk_rows=base.chunk_rows if keeps else None,
         first_group=first_group.astype(np.int64),
         operations=operations_here,
-        has_own_functions=has_own_functions(template),
+        has_own_functions=computed.has_own_functions,
     )
     return replace(source, schema=_schema_of(source, template._meta, expr))
 

@@ -1,120 +1,154 @@
-"""Hash Dask expressions so that every process comes to the same: pickles of functions hold sets in any order."""
+"""Hash what is computed so that every process comes to the same: pickles of functions hold sets in any order."""
 
 from __future__ import annotations
 
-import dis
 import hashlib
-import sys
-from collections.abc import Iterator
-from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, MethodWrapperType, ModuleType
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from types import FunctionType, ModuleType
 from typing import Any, Final
 
+import cloudpickle
 import dask.dataframe.dask_expr._expr as operations
 from dask._expr import Expr
 from dask.base import tokenize
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
-from dask.tokenize import normalize_object, normalize_token
+from dask.tokenize import TokenizationError
 
-__all__ = ["expression_identity", "has_own_functions"]
+from dtk.sources.functions import code_parts, is_importable, is_trusted, maker_of, module_of, parts_of
 
-KNOWN_PACKAGES: Final = sys.stdlib_module_names | {"dask", "dtk", "numpy", "pandas", "pyarrow"}
+__all__ = ["Identity", "expression_identity"]
 
 CACHES: Final = ("_dataset_info_cache", "_pq_length_stats")  # of a Parquet read
 
+_PLAIN: Final = frozenset({str, bytes, int, float, complex, bool, type(None), type(Ellipsis)})
+_CONTAINERS: Final = frozenset({list, tuple, dict, set, frozenset})
 
-def expression_identity(expr: Any) -> str:
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells a computation from others.
+
+    Parameters
+    ----------
+    digest : str
+        Hex digits.
+    has_own_functions : bool
+        Whether functions or objects take part that are not of the packages that are known. They may read files or ask
+        the clock, so that one identity may give different rows at two times.
+    """
+
+    digest: str
+    has_own_functions: bool
+
+
+def expression_identity(expr: Any) -> Identity:
     """Hash an expression by what it does.
 
     Parameters
     ----------
-    expr : Expr
-        Functions in it count with their code, constants, defaults, closures, and the globals that they use. Those of a
-        module count without the globals.
+    expr : Expr, or list
+        Of a Dask DataFrame; or functions and values of any kind.
 
     Returns
     -------
-    str
-        Hex digest.
-    """
-    return _Hasher().of(expr)
-
-
-def has_own_functions(expr: Any) -> bool:
-    """Tell whether an expression calls functions of the user, or holds objects of the user's classes.
-
-    Parameters
-    ----------
-    expr : Expr
-        Any expression.
-
-    Returns
-    -------
-    bool
-        True where two expressions of one identity may give different rows in two processes: what functions call in
-        turn, and what is in the globals of their modules, the identity does not tell.
+    Identity
+        Functions and classes of the user count with their code, constants, defaults and closures, with what they call
+        by name and the globals that they use, all the way down; each is looked at once. Those of installed packages
+        count by name and version.
     """
     hasher = _Hasher()
-    hasher.of(expr)
-    return hasher.has_own
+    return Identity(hasher.digest(expr), hasher.has_own)
 
 
 class _Hasher:
-    def __init__(self) -> None:
+    """Hashes values; objects and code are numbered in the order in which they are met, and hashed after them, once."""
+
+    def __init__(self, begun: Iterable[int] = ()) -> None:
         self.has_own = False  # whether anything was not of the packages that are known
         self._known: dict[str, str] = {}  # of expressions, by Dask's name in this process
-        self._begun: list[int] = []  # functions and containers that hold themselves are named by their depth
+        self._begun = list(begun)  # containers that hold themselves are named by their depth
+        self._numbered: dict[int, tuple[str, Any]] = {}  # by id; kept, so that no other object gets the same one
+        self._parts: list[list[Any]] = []  # of what was numbered
+        self._is_below = False
+        self._maker_of = cache(maker_of)
+
+    def digest(self, value: Any) -> str:
+        digests = [self.of(value)]
+        for parts in self._parts:  # it grows meanwhile
+            self._is_below = True
+            digests.append(_digest(map(self.of, parts)))
+        return _digest(digests)
 
     def of(self, value: Any) -> str:
+        if type(value) in _PLAIN:
+            return f"{type(value).__name__} {value!r}"
         if isinstance(value, Expr):
             if value._name not in self._known:
                 self._known[value._name] = _digest(map(self.of, [type(value).__qualname__, *_operands(value)]))
             return self._known[value._name]
-        self.has_own |= _is_own(value)
+        if type(value) not in _CONTAINERS:
+            return self._of_object(value)
         if id(value) in self._begun:
             return f"above {self._begun.index(id(value))}"
         self._begun.append(id(value))
         try:
-            return self._of_parts(value)
+            return self._of_container(value)
         finally:
             self._begun.pop()
 
-    def _of_parts(self, value: Any) -> str:
-        if isinstance(value, (set, frozenset)):
-            return _digest(["set", *sorted(map(self.of, value))])
-        if type(value) in (list, tuple):
-            return _digest([type(value).__name__, *map(self.of, value)])
-        if type(value) is dict:
+    def _of_container(self, value: Any) -> str:
+        kind = type(value)
+        if kind is dict:
+            if _is_plain(value) and _is_plain(value.values()):
+                return _digest(["plain dict", repr(sorted(map(repr, value.items())))])
             return _digest(["dict", *sorted(_digest(map(self.of, item)) for item in value.items())])
-        if isinstance(value, ModuleType) or (isinstance(value, type) and _is_importable(value)):
-            return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value.__name__)}"
-        parts = _parts(value)
-        return str(tokenize(value)) if parts is None else _digest(map(self.of, parts))
+        if kind in (set, frozenset):
+            return _digest(["set", repr(sorted(map(repr if _is_plain(value) else self._alone, value)))])
+        return _digest([kind.__name__, repr(value)] if _is_plain(value) else [kind.__name__, *map(self.of, value)])
 
+    def _alone(self, value: Any) -> str:
+        """Hash an element of a set, which has no place among the others that objects might be numbered by."""
+        hasher = _Hasher(self._begun)
+        digest = hasher.digest(value)
+        self.has_own |= hasher.has_own
+        return digest
 
-def _is_own(value: Any) -> bool:
-    named = value if isinstance(value, (FunctionType, type)) else type(value)
-    module = value.__name__ if isinstance(value, ModuleType) else named.__module__ or ""
-    return module.partition(".")[0] not in KNOWN_PACKAGES
+    def _of_object(self, value: Any) -> str:
+        if id(value) in self._numbered:
+            return self._numbered[id(value)][0]
+        module = module_of(value)
+        self.has_own |= not is_trusted(module)
+        if isinstance(value, ModuleType):
+            return f"module {self._maker_of(module)} {module}"
+        if type(value) is object or module == "weakref":  # a mark, or what a cache holds at the moment
+            return f"{module} {type(value).__qualname__}"
+        if isinstance(value, (FunctionType, type)):
+            maker = self._maker_of(module)
+            if maker is not None and is_importable(value):
+                code = [self.of(value.__code__)] if isinstance(value, FunctionType) and is_trusted(module) else []
+                return _digest([maker, module, value.__qualname__, *code])
+            parts: list[Any] | None = code_parts(value, self._is_of_user)
+        else:
+            parts = parts_of(value, self._is_of_user(module))
+        if parts is None:  # Dask takes the methods of a class by name alone
+            kind = [self.of(type(value))] if self._is_of_user(module) else []
+            return _digest([self._token(value), *kind])
+        self._numbered[id(value)] = f"number {len(self._parts)}", value
+        self._parts.append(parts)
+        return self._numbered[id(value)][0]
 
+    def _is_of_user(self, module: str) -> bool:
+        return self._maker_of(module) is None
 
-def _parts(value: Any) -> list[Any] | None:
-    """List what a function, a class or an object consists of; None for what Dask knows how to hash."""
-    if isinstance(value, FunctionType):
-        return _parts_of_function(value)
-    if isinstance(value, CodeType):
-        return ["code", value.co_code, value.co_consts, value.co_names, value.co_varnames, value.co_freevars]
-    if isinstance(value, partial):
-        return ["partial", value.func, value.args, value.keywords]
-    if isinstance(value, (MethodType, classmethod, staticmethod)):
-        return ["method", value.__func__, getattr(value, "__self__", None)]
-    if isinstance(value, (BuiltinFunctionType, MethodWrapperType)):  # of a module, or of an object: {"a": 1}.get
-        return ["builtin", value.__qualname__, value.__self__]
-    if isinstance(value, property):
-        return ["property", value.fget, value.fset, value.fdel]
-    if isinstance(value, type):
-        return [value.__qualname__, value.__bases__, _own_attributes(value)]
-    return _state(value)
+    def _token(self, value: Any) -> str:
+        try:
+            return str(tokenize(value, ensure_deterministic=True))
+        except TokenizationError:
+            if self._is_below and not _is_picklable(value):  # a lock, a connection: nothing that decides on values
+                return f"{module_of(value)} {type(value).__qualname__}"
+            return str(tokenize(value))  # another one each time
 
 
 def _operands(expr: Any) -> list[Any]:
@@ -125,56 +159,19 @@ def _operands(expr: Any) -> list[Any]:
     return list(expr.operands)
 
 
-def _parts_of_function(function: FunctionType) -> list[Any]:
-    parts = [function.__qualname__, function.__code__, function.__defaults__, function.__kwdefaults__]
-    if _is_importable(function):
-        return [*parts, function.__module__]
-    closure = [_content(cell) for cell in function.__closure__ or ()]
-    known = {name: function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__}
-    return [*parts, closure, known]
+def _is_plain(values: Iterable[Any]) -> bool:
+    return set(map(type, values)) <= _PLAIN
 
 
-def _content(cell: Any) -> Any:
+def _is_picklable(value: Any) -> bool:
     try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
+        cloudpickle.dumps(value)
+    except Exception:  # objects that were not made for it raise what they like
+        return False
+    return True
 
 
-def _names(code: CodeType) -> Iterator[str]:
-    """List the names that code, and functions within it, look up in the globals."""
-    yield from (step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL")
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
-
-
-def _is_importable(value: Any) -> bool:
-    """Tell whether another process finds the very function or class under its name."""
-    found: Any = sys.modules.get(value.__module__ or "") if value.__module__ != "__main__" else None
-    for part in value.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is value
-
-
-def _state(value: Any) -> list[Any] | None:
-    """List what pickling an object of a plain class would keep; None for those that Dask knows how to hash."""
-    kind: Any = type(value)
-    known = normalize_token.dispatch(kind) is not normalize_object or hasattr(kind, "__dask_tokenize__")
-    if known or kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
-        return None
-    try:
-        _, arguments, state, items, pairs = (*value.__reduce_ex__(4), None, None, None)[:5]
-    except TypeError:  # it cannot be pickled
-        return None
-    return [arguments, state, list(items or ()), dict(pairs or ())]
-
-
-def _own_attributes(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in vars(kind).items() if not name.startswith("__") or callable(value)}
-
-
-def _digest(parts: Iterator[str] | list[str]) -> str:
+def _digest(parts: Iterable[str]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())

@@ -52,7 +52,7 @@ class Work(Protocol):
         """Function ``(number, value) -> (objects, rows)`` that is sent to the workers."""
 
     def paths_read(self) -> Sequence[str]:
-        """List the local paths that the data is read from."""
+        """List the paths and URLs that the data is read from."""
 
     def parts(self) -> Sequence[Any]:
         """List the lazy values of the pieces, in order."""
@@ -113,9 +113,14 @@ def spool(
     -----
     Tables become Parquet, with pandas' types kept, as far as Parquet has them: seconds become milliseconds. Datasets
     become Zarr, version 3, cut along `dim` alone; values are stored as they are, with no scale or offset, and variables
-    without samples are held in memory. A Dataset is known again by the names that Dask gives to what is computed, and
-    so by paths, times and metadata. Data that functions of the user's own read (`from_map`, `from_delayed`) may change
-    without notice: it is spooled whole each time.
+    without samples are held in memory.
+
+    Data is known again by what is computed and by what is read. Functions count with their code, with the user's own
+    functions, classes and constants that they use by name, and with the versions of installed packages, but not with
+    what they read themselves. Files count with paths, sizes and times, a Zarr store with those of all objects that are
+    read, Icechunk with the snapshot. Where nothing tells that data changed (what `from_map` and `from_delayed` read,
+    arrays of other libraries, stores that list no times), it is spooled whole each time. NetCDF that was opened without
+    chunks and cut afterwards is other data in each process: open it with ``chunks={}``.
 
     Examples
     --------
@@ -180,21 +185,31 @@ def _check_same(place: Place, published: Manifest, work: Work) -> None:
     """Refuse to take a spool for that of other data."""
     if work.identity is None:
         raise ArgumentError(
-            f"path={place.path!r} holds a spool, and whether it is of this data only you can tell, as functions of"
-            " your own read it; open it with dtk.open, or give overwrite=True"
+            f"path={place.path!r} holds a spool, and whether it is of this data only you can tell, as it is read by"
+            " functions of your own, or from what has no times; open it with dtk.open, or give overwrite=True"
         )
     if published.identity != work.identity:
+        cut = " or along another dimension" if published.kind == work.kind == "grid" else ""
+        was, now = (f"{one.kind} {str(one.identity)[:8]}" for one in (published, work))
         raise ArgumentError(
-            f"path={place.path!r} holds a spool of other data ({published.kind} {str(published.identity)[:8]}, this is"
-            f" {work.kind} {work.identity[:8]}); give another path, or overwrite=True"
+            f"path={place.path!r} holds a spool of other data{cut} ({was}, this is {now}); give another path, or"
+            " overwrite=True"
         )
 
 
 def _check_inputs(place: Place, work: Work) -> None:
+    if place.fs.exists(place.root) and any(_holds(place, path) for path in work.paths_read()):
+        raise ArgumentError(f"path={place.path!r} holds what the data is read from; spool elsewhere")
+
+
+def _holds(place: Place, path: str) -> bool:
+    """Tell whether what is read from a path lies in the spool's, or the other way round."""
     from dtk.sources.write import overlaps
 
-    if place.is_local and os.path.exists(place.root) and any(overlaps(path, place.root) for path in work.paths_read()):
-        raise ArgumentError(f"path={place.path!r} holds what the data is read from; spool elsewhere")
+    if place.is_local:
+        return overlaps(path, place.root)
+    own, read = (f"{url.rstrip('/')}/" for url in (place.fs.unstrip_protocol(place.root), path))
+    return read.startswith(own) or own.startswith(read)
 
 
 def _check_room(place: Place, identity: str, work: Work, max_nbytes: int | None) -> None:

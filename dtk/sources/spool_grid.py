@@ -10,10 +10,11 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from dask.base import optimize, tokenize
+from dask.base import optimize
 
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError
+from dtk.sources.grid_identity import grid_identity, grid_paths
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -24,7 +25,6 @@ __all__ = ["GridWork"]
 CHUNK_NBYTES: Final = 2 * 2**20  # of the biggest variable, decoded
 PIECE_NBYTES: Final = 64 * 2**20  # of all variables, decoded
 _FEW_TASKS: Final = 64  # of a first chunk that is computed to see how well it is compressed
-_LITTLE_NBYTES: Final = 2**20
 _OF_TIME: Final = ("units", "calendar")
 
 
@@ -44,8 +44,8 @@ class GridWork:
         Samples of a chunk.
     piece_rows : int
         Samples of a piece, a multiple of these.
-    identity : str
-        Hash of the variables, by the names that Dask gives to what is computed, and of attributes.
+    identity : str or None
+        Hash of what is computed and what is read; None where that may change without notice.
     """
 
     data: xr.Dataset
@@ -53,7 +53,7 @@ class GridWork:
     names: tuple[str, ...]
     chunk_rows: int
     piece_rows: int
-    identity: str
+    identity: str | None
 
     kind = "grid"
 
@@ -104,8 +104,7 @@ class GridWork:
         of_sample = [data[name].nbytes // num_samples for name in names]
         chunk_rows = min(num_samples, max(1, CHUNK_NBYTES // max(1, *of_sample)))
         piece_rows = chunk_rows * max(1, PIECE_NBYTES // max(1, chunk_rows * sum(of_sample)))
-        identity = tokenize(*[_told(name, variable) for name, variable in sorted(data.variables.items())], data.attrs)
-        return cls(data, dim, names, chunk_rows, piece_rows, identity)
+        return cls(data, dim, names, chunk_rows, piece_rows, grid_identity(data, dim))
 
     @property
     def layout(self) -> str:
@@ -174,15 +173,14 @@ class GridWork:
         )
 
     def paths_read(self) -> list[str]:
-        """List the local paths that the data is read from.
+        """List the paths and URLs that the data is read from.
 
         Returns
         -------
         list of str
-            What the encoding names: values that were computed since may count too.
+            Also of what it was read from that is in memory now, as far as the encoding names it.
         """
-        told = [self.data.encoding, *(variable.encoding for variable in self.data.variables.values())]
-        return [str(encoding["source"]) for encoding in told if encoding.get("source")]
+        return grid_paths(self.data)
 
     def parts(self) -> list[Any]:
         """List the arrays of each piece.
@@ -228,20 +226,6 @@ def _encode_piece(
     region = {dim: slice(number * piece_rows, number * piece_rows + num_rows)}
     data.to_zarr(MemoryStore(objects), region=region, consolidated=False, write_empty_chunks=True)
     return {name: content.to_bytes() for name, content in objects.items() if name not in metadata}, num_rows
-
-
-def _told(name: Hashable, variable: xr.Variable) -> list[Any]:
-    """List what tells a variable from others."""
-    from xarray import IndexVariable
-
-    data: Any = variable._data
-    if hasattr(data, "dask"):
-        values = data.name
-    elif isinstance(data, np.ndarray) or isinstance(variable, IndexVariable) or variable.nbytes <= _LITTLE_NBYTES:
-        values = tokenize(variable)
-    else:  # lazy without Dask: its values are not read for this
-        values = variable.chunk().data.name
-    return [name, variable.dims, variable.shape, str(variable.dtype), values, variable.attrs]
 
 
 def _encoding_of_time(variable: xr.Variable) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class TableWork:
             raise ArgumentError(f"data has the column {repeated[0]!r} twice; rename one")
         if not len(frame.columns):
             raise ArgumentError("data has no columns; give some")
-        return cls(frame, expression_identity(frame.expr) if carries_state(frame.expr) else None)
+        return cls(frame, expression_identity(frame.expr).digest if carries_state(frame.expr) else None)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -90,7 +90,7 @@ class TableWork:
         return {}
 
     def paths_read(self) -> list[str]:
-        """List the local paths that the data is read from.
+        """List the paths and URLs that the data is read from.
 
         Returns
         -------

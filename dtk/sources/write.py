@@ -26,6 +26,7 @@ from dask.delayed import DelayedLeaf, delayed
 from dask.utils import parse_bytes
 
 from dtk.errors import ArgumentError, DataError
+from dtk.sources.identity import expression_identity
 from dtk.sources.schema import arrow_schema, table_of_frame
 
 __all__ = ["as_frame", "carries_state", "overlaps", "paths_read", "publish", "write_parquet"]
@@ -85,7 +86,7 @@ def write_parquet(
         raise ArgumentError(f"frame has the column {repeated[0]!r} twice; rename one")
     if os.path.lexists(target) and any(overlaps(read, target) for read in paths_read(table.expr)):
         raise ArgumentError(f"path={os.fspath(path)!r} holds files that frame is read from; write elsewhere")
-    identity, is_resumable = _identity(table.expr, {}), carries_state(table.expr)
+    identity, is_resumable = expression_identity(table.expr).digest, carries_state(table.expr)
     schema = arrow_schema(table)
     table = table.optimize()
     token = tokenize(identity, str(schema), row_group_rows, None if is_resumable else uuid.uuid4().hex)[:16]
@@ -128,7 +129,7 @@ def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> str:
 
 
 def paths_read(expr: Expr) -> Iterator[str]:
-    """List the local paths that a lazy table is read from.
+    """List the paths and URLs that a lazy table is read from.
 
     Parameters
     ----------
@@ -143,7 +144,10 @@ def paths_read(expr: Expr) -> Iterator[str]:
     for node in expr.walk():
         if isinstance(node, ReadParquet):
             info = node._dataset_info  # of a read through fsspec, or of one through pyarrow alone
-            yield from info["ds"].files if "ds" in info else [part.fragment.path for part in info["fragments"]]
+            if "ds" in info:
+                yield from (str(info["fs"].unstrip_protocol(file)).removeprefix("file://") for file in info["ds"].files)
+            else:
+                yield from (part.fragment.path for part in info["fragments"])
         else:
             yield from _paths_in([operand for operand in node.operands if not isinstance(operand, Expr)])
 
@@ -176,7 +180,7 @@ def overlaps(read: str, target: str) -> bool:
     Parameters
     ----------
     read : str
-        A file or a directory.
+        A file or a directory, or a URL, which lies elsewhere.
     target : str
         The directory to be replaced.
 
@@ -185,6 +189,8 @@ def overlaps(read: str, target: str) -> bool:
     bool
         True if one lies in the other, also through links.
     """
+    if "://" in read:
+        return False
     targets = (target, os.path.realpath(target))
     for path in (os.path.abspath(read), os.path.realpath(read)):
         for directory in targets:
@@ -256,27 +262,6 @@ def _is_csv(leaf: Expr) -> bool:
     function = leaf.operands[0] if isinstance(leaf, FromMap) else None
     function = function.func if isinstance(function, partial) else function
     return getattr(function, "__module__", "") == "dask.dataframe.io.csv"  # Dask puts each file's state beside it
-
-
-def _identity(expr: Any, known: dict[str, str]) -> str:
-    """Hash an expression so that another process comes to the same: Dask's name of a Parquet read holds state."""
-
-    def stable(operand: Any) -> Any:
-        if isinstance(operand, Expr):
-            return _identity(operand, known)
-        if isinstance(operand, (list, tuple)):
-            return [stable(item) for item in operand]
-        return {key: stable(item) for key, item in operand.items()} if isinstance(operand, dict) else operand
-
-    if expr._name not in known:
-        parts: list[Any] = [type(expr).__qualname__]
-        operands = list(expr.operands)
-        if isinstance(expr, ReadParquet):
-            parts.append(expr.checksum)  # of the files' sizes and times
-            caches = ("_dataset_info_cache", "_pq_length_stats")
-            operands = [expr.operand(name) for name in expr._parameters if name not in caches]
-        known[expr._name] = tokenize(*parts, *map(stable, operands))
-    return known[expr._name]
 
 
 def _part_path(directory: str, number: int) -> str:

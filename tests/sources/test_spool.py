@@ -23,7 +23,7 @@ import xarray as xr
 
 import dtk
 from dtk.errors import ArgumentError, DataError, DiskLimitError
-from dtk.sources import spool_grid, spool_size, spool_table, write_parquet
+from dtk.sources import grid_identity, spool_grid, spool_size, spool_table, write_parquet
 
 ROWS = 4000
 
@@ -166,7 +166,7 @@ def climate():
 def small_chunks(monkeypatch):
     monkeypatch.setattr(spool_grid, "CHUNK_NBYTES", 4 * 6 * 8 * 4)
     monkeypatch.setattr(spool_grid, "PIECE_NBYTES", 6000)
-    monkeypatch.setattr(spool_grid, "_LITTLE_NBYTES", 0)
+    monkeypatch.setattr(grid_identity, "_LITTLE_NBYTES", 0)
 
 
 @pytest.mark.parametrize("chunks", [None, {}, {"time": 7}, {"time": 3, "lat": 2, "lon": 5}])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import dask
 import dask.dataframe as dd
@@ -239,3 +242,24 @@ def test_what_a_process_left_that_was_killed_while_it_removed_the_old_one_is_rem
     publish(str(tmp_path / "new"), str(tmp_path / "out"), "token", replaces=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "part.parquet").read_text() == "new"
+
+
+@pytest.mark.parametrize("edited", ["itself", "a helper"])
+def test_a_function_that_was_edited_after_an_interruption_writes_all_parts_anew(tmp_path, monkeypatch, edited):
+    def work(text):
+        gc.collect()  # Dask gives back the old expression of this name as long as one is there
+        module = ModuleType("own_work")
+        monkeypatch.setitem(sys.modules, "own_work", module)
+        exec(text, vars(module))
+        return collection()[["i"]].map_partitions(module.work, meta=collection()._meta[["i"]])
+
+    pattern = f"{tmp_path}/out.partial-*/part-*"
+    text = f"import glob\n\ndef work(x):\n    if glob.glob({pattern!r}):\n        0 / 0\n    return x + 1\n"
+    if edited == "a helper":
+        text = text.replace("work", "low") + "\ndef work(x):\n    return low(x)\n"
+    with dask.config.set(num_workers=1), pytest.raises(ZeroDivisionError):
+        write_parquet(work(text), tmp_path / "out")
+    (partial,) = tmp_path.glob("out.partial-*")
+    assert os.listdir(partial)
+    path = write_parquet(work(text.replace("x + 1", "x + 1000").replace("0 / 0", "pass")), tmp_path / "out")
+    assert open_data(path).i.compute().tolist() == list(range(1000, 1100))

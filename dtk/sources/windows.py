@@ -29,6 +29,7 @@ __all__ = ["WindowSource"]
 
 Integers = npt.NDArray[np.int64]
 
+_WHOLE: Final = np.dtype(np.int64)
 _START_NBYTES: Final = 24  # of a window: the row that it begins with, and what that is made of
 _PAGE_ROWS: Final = 1 << 17  # of a column of 8 bytes: what is decoded at once of a Parquet file
 
@@ -59,7 +60,7 @@ class WindowSource:
     window: Window
     keys: Source | None = None
     step: float | None = None
-    unit: np.dtype[Any] = np.dtype(np.int64)  # noqa: RUF009
+    unit: np.dtype[Any] = _WHOLE
     runs: Runs | None = None
     breaks: Integers | None = None
 

@@ -109,10 +109,12 @@ def windows_of_dataset(data: xr.Dataset, source: ArraySource, window: Window, co
 
 def _check_index(data: Any, window: Window, columns: Sequence[str]) -> None:
     """Refuse times or groups that are in the index of a frame."""
+    index = getattr(data, "index", None)
+    names = getattr(index, "names", None) or [getattr(index, "name", None)]
+    remedy = "read the files with index=False" if hasattr(data, "dask") else "give data.reset_index()"
     for name in (window.dim, *window.groups):
-        index = getattr(data, "index", None)
-        if name not in columns and name in (getattr(index, "names", None) or [getattr(index, "name", None)]):
-            raise ArgumentError(f"window names {name!r}, which is in the index and no column; give data.reset_index()")
+        if name not in columns and name in names:
+            raise ArgumentError(f"window names {name!r}, which is in the index and no column; {remedy}")
 
 
 def _joined(source: ArraySource, columns: Sequence[str]) -> Integers:

@@ -575,8 +575,11 @@ def test_a_window_that_does_not_fit_the_data_is_refused(source, window, options,
         loader_of(source, window, **options).plan.check()
 
 
-def test_times_in_the_index_are_told():
+def test_times_in_the_index_are_told(tmp_path):
     frame = make_frame()
+    write(frame, tmp_path)
+    with pytest.raises(ArgumentError, match="window names 'time', .* in the index .*; read the files with index=False"):
+        loader_of(dd.read_parquet(tmp_path, index="time"))
     for data in (frame.set_index("time"), frame.set_index(["station", "time"])):
         with pytest.raises(ArgumentError, match=r"window names 'time', .* in the index .*; give data.reset_index\(\)"):
             loader_of(data)

@@ -361,8 +361,8 @@ class Plan:
             largest = int(self.chunk_nbytes.max())
             fetched = HELD * self.fetch_nbytes
             enough = enough_nbytes(need - self.decode_nbytes - fetched, decode_nbytes(self.chunk_nbytes, 0), fetched)
-            what = "static variables" if self.layout.kind == "arrays" else "footers of files"
-            kept = f", {what} ({format_nbytes(self.kept_nbytes)})" if self.kept_nbytes else ""
+            kept = ", static variables" if self.layout.kind == "arrays" else ", footers of files"
+            kept = f"{kept} ({format_nbytes(self.kept_nbytes)})" if self.kept_nbytes else ""
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
                 f"its largest chunk ({format_nbytes(largest)} while it is read){kept} and batches of "

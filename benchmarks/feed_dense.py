@@ -84,6 +84,14 @@ def annbatch(path: Path) -> Callable[[], float]:
 
 
 PEERS = {
-    "scdataset": (scdataset, "scDataset over Zarr, blocks of a chunk, 16 batches at a time"),
-    "annbatch": (annbatch, "annbatch (Python 3.12 or newer), blocks of a chunk, 16 batches at a time"),
+    "scdataset": (
+        scdataset,
+        "scDataset in the thread that iterates, over zarr's own threads, blocks of a chunk, 16 batches at a time; "
+        f"dtk reads with {THREADS} threads",
+    ),
+    "annbatch": (
+        annbatch,
+        "annbatch (Python 3.12 or newer) with zarr's own threads, blocks of a chunk, 16 batches at a time; "
+        f"dtk reads with {THREADS} threads",
+    ),
 }

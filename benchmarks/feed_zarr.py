@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import local
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,11 @@ import zarr
 
 from benchmarks.harness import Ratio, benchmark, is_installed, measure, rate
 
-SAMPLES = 12_000
+if TYPE_CHECKING:
+    from dtk.loader import Loader
+
+WHOLE = 1024  # samples of the largest chunk: their number divides by that of every chunk and shard
+SAMPLES = 12 * WHOLE
 SHAPE = (5, 64, 64)
 BATCH = 64
 THREADS = 2
@@ -27,19 +32,21 @@ PEER_SAMPLES = 640  # what the slow ones are timed on
 @benchmark("feed-zarr")
 def feed_zarr(rounds: int, rows: int | None) -> Iterator[Ratio]:
     """Samples a second of shuffled batches of 64 grids from Zarr, over raw decode on the same threads, and peers."""
-    samples = rows or SAMPLES
+    samples = -(-(rows or SAMPLES) // WHOLE) * WHOLE
     torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as scratch:
         for chunk, shard, goal in ((64, None, ">= 0.75"), (1, None, ""), (1024, None, ""), (64, 512, "")):
             path = write(Path(scratch) / f"{chunk}-{shard}.zarr", samples, chunk, shard)
-            systems = {"raw": raw_decode(path), "dtk": dtk_loader(path)}
+            loader = dtk_loader(path)
+            systems = {"raw": raw_decode(path), "dtk": epoch_of(loader)}
             is_main = bool(goal)
             if is_main:
                 systems |= {name: make(path) for name, (make, *_) in PEERS.items() if is_installed(name.split("-")[0])}
             measured = measure(systems, rounds)
             case = f"{chunk} a chunk" + (f", {shard} a shard" if shard else "")
             mbytes = float(np.median(measured.values["dtk"])) * np.prod(SHAPE) * 4 / 1e6
-            note = f"{samples:,} samples of {SHAPE} float32, blosc zstd; {mbytes:,.0f} MB/s"
+            pool = loader.plan.pool_rows / samples
+            note = f"{samples:,} samples of {SHAPE} float32, blosc zstd, {pool:.0%} in the pool; {mbytes:,.0f} MB/s"
             yield Ratio("feed-zarr", case, "dtk/raw-decode", measured.ratio("dtk", "raw"), goal, note)
             if is_main:
                 for peer, (_, peer_goal, peer_note) in PEERS.items():
@@ -121,11 +128,15 @@ def shards_decoded(array: zarr.Array, files: list[Path]) -> int:
         return sum(pool.map(decode, np.random.default_rng().permutation(len(files))))
 
 
-def dtk_loader(path: Path) -> Callable[[], float]:
-    """Iterate over a shuffled epoch of dtk's loader."""
+def dtk_loader(path: Path) -> Loader:
+    """Make dtk's loader."""
     from dtk.loader import Loader
 
-    loader = Loader(path, global_batch_size=BATCH, memory="1 GiB", read_threads=THREADS)
+    return Loader(path, global_batch_size=BATCH, memory="1 GiB", read_threads=THREADS)
+
+
+def epoch_of(loader: Loader) -> Callable[[], float]:
+    """Iterate over a shuffled epoch of dtk's loader."""
     return lambda: rate(lambda: sum(len(batch["inputs"]) for batch in loader))
 
 

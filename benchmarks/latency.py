@@ -69,7 +69,7 @@ def compare(kind: str, here: str, there: str, cases: Mapping[str, int], rounds: 
 
 def fetched_nbytes(made: Any) -> int:
     """Return the bytes of the largest read."""
-    cost = made._source.fetch_cost(made.encoder.columns)
+    cost = made._planned.source.fetch_cost(made.encoder.columns)
     return int(cost.nbytes.max())
 
 
@@ -85,7 +85,7 @@ def loader(path: str, fetch_nbytes: int | None) -> Any:
 
     made = Loader(path, target="y", global_batch_size=BATCH, memory="1 GiB", read_threads=THREADS)
     if fetch_nbytes is not None:
-        made._plan = replace(made.plan, fetch_nbytes=fetch_nbytes)
+        made._planned.plan = replace(made.plan, fetch_nbytes=fetch_nbytes)
     return made
 
 

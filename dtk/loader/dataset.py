@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from dtk.arguments import check_whole
 from dtk.errors import ArgumentError
 from dtk.loader.ranks import is_in_group
 
@@ -69,8 +70,7 @@ class LoaderDataset(IterableDataset[Any]):
             The epoch. Naming the one that a loaded state is in the middle of leaves its step as it is.
         """
         self._check_use()
-        if epoch < 0:
-            raise ArgumentError(f"epoch={epoch!r} must be at least 0")
+        check_whole("epoch", epoch, 0)
         self._own()
         self._shared_epoch.fill_(epoch)
 

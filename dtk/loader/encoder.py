@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
+from dtk.loader.checks import check_inputs, is_number, unfit_labels
 from dtk.loader.packed import Joined, Packed
 from dtk.loader.vectors import element_type, vector_shape, vectors
 
@@ -99,7 +100,7 @@ class PlainEncoder:
             raise ArgumentError(f"inputs={inputs!r} must list one column at least")
         for column in inputs:
             kind = _column_type(schema, column, "inputs")
-            if not _is_number(element_type(kind)):
+            if not is_number(element_type(kind)):
                 raise ArgumentError(
                     f"inputs={column!r} holds {kind}, neither numbers nor booleans; {_remedy(kind)}, or leave it out "
                     "of inputs="
@@ -243,14 +244,12 @@ class LabelledEncoder:
             raw = vectors(values) if self.fields[name].shape else _to_numpy(values)
             with np.errstate(over="ignore", invalid="ignore"):  # what the type cannot hold is refused below
                 label = raw.astype(self.fields[name].dtype, copy=False)
-            if raw.dtype.kind == "f":
-                is_finite = np.isfinite(label if label.dtype.kind == "f" else raw)
-                infinite = int(np.count_nonzero(~is_finite.all(axis=tuple(range(1, raw.ndim)))))
-                remedy = f"for example with data[numpy.isfinite(data[{column!r}])]"
-                _refuse_rows(known, "NaN, infinite or too large for float32", infinite, remedy)
-            if name == "weight":
-                negative = int(np.count_nonzero(label < 0))
-                _refuse_rows(known, "negative", negative, f"for example with data[data[{column!r}] >= 0]")
+            remedies = {
+                "negative": f"for example with data[data[{column!r}] >= 0]",
+                "NaN, infinite or too large for float32": f"for example with data[numpy.isfinite(data[{column!r}])]",
+            }
+            for problem, num_rows in unfit_labels(raw, label, is_weight=name == "weight"):
+                _refuse_rows(known, problem, num_rows, remedies[problem])
             encoded[name] = label
         return encoded
 
@@ -293,7 +292,7 @@ def make_encoder(
         if label is not None and (preparation is None or name not in preparation.fields):
             _label_type(schema, label, name)
     if inputs is not None:
-        _check_inputs(inputs, target=target, weight=weight)
+        check_inputs(inputs, target=target, weight=weight)
     if preparation is None:
         chosen = [name for name in schema.names if name not in (target, weight)] if inputs is None else list(inputs)
         preparation = PlainEncoder(schema, chosen)
@@ -307,7 +306,7 @@ def make_encoder(
 
 def _label_type(schema: pa.Schema, column: str, name: str) -> pa.DataType:
     kind = _column_type(schema, column, name)
-    if not _is_number(element_type(kind)):
+    if not is_number(element_type(kind)):
         raise ArgumentError(
             f"{name}={column!r} holds {kind}, neither numbers nor booleans; "
             f"{_remedy(kind)}, or derive a number from it first"
@@ -323,17 +322,6 @@ def _remedy(kind: pa.DataType) -> str:
     return "pass a preparation= that encodes it"
 
 
-def _check_inputs(inputs: Sequence[str], *, target: str | None, weight: str | None) -> None:
-    if isinstance(inputs, str):
-        raise ArgumentError(f"inputs={inputs!r} must be a list of columns; give inputs=[{inputs!r}]")
-    for name, label in (("target", target), ("weight", weight)):
-        if label is not None and label in inputs:
-            raise ArgumentError(f"inputs={list(inputs)!r} hold the {name} {label!r}; leave it out of inputs=")
-    twice = sorted({name for name in inputs if list(inputs).count(name) > 1})
-    if twice:
-        raise ArgumentError(f"inputs={list(inputs)!r} name {twice} twice; give each column once")
-
-
 def _refuse_rows(known: str, problem: str, num_rows: int, remedy: str) -> None:
     if num_rows:
         raise DataError(f"{known} is {problem} in {num_rows} rows; leave these rows out first, {remedy}")
@@ -346,11 +334,6 @@ def _column_type(schema: pa.Schema, column: str, argument: str) -> pa.DataType:
     close = difflib.get_close_matches(str(column), schema.names, n=1)
     remedy = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(map(repr, schema.names[:20]))}"
     raise ArgumentError(f"{argument}={column!r} is no column of the data; {remedy}")
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    types = pa.types
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_decimal(kind))
 
 
 def _to_numpy(values: pa.ChunkedArray) -> NDArray[Any]:

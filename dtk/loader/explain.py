@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from dtk.arguments import check_whole
 from dtk.loader.advice import warnings_of
 from dtk.loader.mixing import Mixing
 from dtk.memory import format_nbytes
@@ -129,6 +130,8 @@ def explain(plan: Plan, ranks: Sequence[int], warn_for: Sequence[int], labels: i
     Explanation
         Text, or tables in a notebook.
     """
+    for count in ranks:
+        check_whole("ranks", count, 1)
     order, mixing = plan.order, plan.mixing(labels)
     heads = ["ranks", "batch", "memory a rank", "decodes a sample", "requests an epoch"]
     rows = [
@@ -171,8 +174,10 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             f"shuffled with seed {order.seed}; pool of {plan.pool_rows:,} rows "
             f"({plan.pool_rows / mean:.1f} chunks{cut}) in {order.num_shards} shards"
         )
+    along = "" if plan.layout.dim is None else f" along {plan.layout.dim!r}"
     return [
-        ("rows", f"{order.num_rows:,} in {plan.num_chunks:,} chunks"),
+        ("samples", f"{order.num_rows:,}{along} in {plan.num_chunks:,} chunks"),
+        *([] if plan.layout.windows is None else [("windows", plan.layout.windows)]),
         ("steps", f"{plan.num_steps:,} of {order.global_batch_size:,} samples; {tail}"),
         ("order", shuffle),
         ("reads", f"{format_nbytes(plan.epoch_nbytes)} an epoch"),

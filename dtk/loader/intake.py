@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dtk.errors import ArgumentError
+from dtk.loader.checks import check_inputs
 from dtk.loader.encoder import Encoder, LabelledEncoder, make_encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.sampling import SamplingRule, counting_source, make_rule, names_in
@@ -50,6 +51,7 @@ def take_rows(
     weight: str | None,
     preparation: Encoder | None,
     sampling: str | None,
+    dim: str | None,
     shuffle: bool,
     verify: Verify,
 ) -> Intake:
@@ -57,7 +59,7 @@ def take_rows(
 
     Parameters
     ----------
-    data, inputs, target, weight, preparation, sampling, shuffle, verify : object
+    data, inputs, target, weight, preparation, sampling, dim, shuffle, verify : object
         As for `Loader`.
 
     Returns
@@ -74,9 +76,14 @@ def take_rows(
     DataError
         If the data is missing or damaged.
     """
+    if inputs is not None:
+        check_inputs(inputs)
     drawn_by = None if sampling == "balanced" else sampling
     named = [name for name in (target, weight, drawn_by) if name is not None]
-    arrays = array_source(data, None if inputs is None else [*inputs, *named])
+    chosen = None if inputs is None else list(dict.fromkeys([*inputs, *named]))
+    arrays = array_source(data, chosen, dim, named)
+    if arrays is None and dim is not None:
+        raise ArgumentError(f"dim={dim!r} is for grids; a sample of a table is a row, so leave it out")
     source = as_source(data) if arrays is None else arrays
     rule = make_rule(sampling, source, shuffle=shuffle, target=target, preparation=preparation)
     if rule is not None and preparation is None and inputs is None:
@@ -106,13 +113,14 @@ def take_windows(
     weight: str | None,
     preparation: Encoder | None,
     sampling: str | None,
+    dim: str | None,
     verify: Verify,
 ) -> Intake:
     """Take windows of consecutive rows as samples.
 
     Parameters
     ----------
-    data, window, inputs, target, weight, preparation, sampling, verify : object
+    data, window, inputs, target, weight, preparation, sampling, dim, verify : object
         As for `Loader`.
 
     Returns
@@ -131,6 +139,8 @@ def take_windows(
     """
     if not isinstance(window, Window):
         raise ArgumentError(f"window={window!r} must be a dtk.Window, such as dtk.Window('time', history=4)")
+    if dim not in (None, window.dim):
+        raise ArgumentError(f"dim={dim!r} is not that of the window, {window.dim!r}; leave it out")
     if sampling is not None:
         raise ArgumentError(f"sampling={sampling!r} draws rows, and window= takes runs of them; leave one out")
     source, encoder = make_windows(data, window, inputs=inputs, target=target, weight=weight, preparation=preparation)

@@ -37,11 +37,17 @@ class Layout:
     misaligned : mapping of str to float
         Variables whose chunks are cut by the plan's, and how often each of their samples is decoded in one pass; small
         ones, for which it costs nothing that matters, are left out.
+    dim : str, optional
+        The dimension of the samples, of arrays.
+    windows : str, optional
+        What the windows are, where samples are windows.
     """
 
     kind: Literal["table", "row groups", "arrays"] = "row groups"
     num_requests: int = 0
     misaligned: Mapping[str, float] = field(default_factory=dict)
+    dim: str | None = None
+    windows: str | None = None
 
 
 def layout_of(
@@ -69,7 +75,10 @@ def layout_of(
         return replace(layout_of(source, encoder), num_requests=int(cost.requests.sum()) + cost.once)
     if isinstance(source, WindowSource):
         of_rows = layout_of(source.base, encoder)
-        return replace(of_rows, num_requests=round(of_rows.num_requests * source.decodes_per_row))
+        num_requests = round(of_rows.num_requests * source.decodes_per_row)
+        assert isinstance(encoder, WindowEncoder)
+        text = "; ".join(filter(None, [source.text, encoder.note]))
+        return replace(of_rows, num_requests=num_requests, windows=text)
     if isinstance(source, ArraySource):
         variables = [source.variables[name] for name in encoder.columns]
         reads = {one.name: _stored_reads(one, source.chunk_edges) for one in variables if not one.is_static}
@@ -78,7 +87,7 @@ def layout_of(
         dear = _DEAR * sum(row_nbytes.values())
         misaligned = {name: times[name] for name in reads if (times[name] - 1) * row_nbytes[name] > dear}
         num_requests = sum(read * of_sample for read, _, of_sample in reads.values())
-        return Layout("arrays", num_requests, misaligned)
+        return Layout("arrays", num_requests, misaligned, source.dim)
     if isinstance(source, TableSource):
         return Layout("table")
     columns = source.stored_columns if isinstance(source, ExpressionSource) else encoder.columns

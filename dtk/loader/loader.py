@@ -3,47 +3,32 @@
 from __future__ import annotations
 
 import copy as copying
-import os
-import time
-import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Final, Self
+from typing import Any, Self
 
-import numpy as np
 import torch
 
+from dtk.arguments import check_whole
 from dtk.errors import ArgumentError
 from dtk.loader.dataset import LoaderDataset
-from dtk.loader.encoder import Encoder, LabelledEncoder
+from dtk.loader.encoder import Encoder
+from dtk.loader.feed import Batch, Feed
 from dtk.loader.intake import take_rows, take_windows
-from dtk.loader.kept import KeptTable
 from dtk.loader.order import Tail
-from dtk.loader.paddings import Paddings
 from dtk.loader.plan import Plan
-from dtk.loader.planning import make_plan
+from dtk.loader.planned import Planned
+from dtk.loader.position import Position
 from dtk.loader.ranks import check_rank, current_rank
-from dtk.loader.reader import Reader
-from dtk.loader.ring import Ring
-from dtk.loader.sampling import Sampling
-from dtk.loader.schedule import make_schedule
-from dtk.loader.state import check_state, state_of
-from dtk.loader.transfer import as_device, on_device
+from dtk.loader.state import state_of
+from dtk.loader.transfer import as_device
 from dtk.memory import parse_nbytes
-from dtk.sources import Source, TableSource
+from dtk.sources import TableSource
 from dtk.sources.arrays import ArraySource, Verify
-from dtk.sources.counting import count, with_rows
 from dtk.sources.window import Window
-from dtk.sources.windows import WindowSource
-from dtk.sources.zarr_read import Scratch
 
 __all__ = ["Loader"]
-
-_CACHED_SHARE: Final = 10  # a table of at most a tenth of the memory is encoded once and kept
-_MOST_THREADS: Final = 4
-
-Batch = dict[str, torch.Tensor]
 
 
 class Loader:
@@ -52,8 +37,8 @@ class Loader:
     Parameters
     ----------
     data : dask.dataframe.DataFrame, xarray.Dataset, str, path, pandas.DataFrame, pyarrow.Table, mapping or Source
-        What `dtk.sources.as_source` takes, or variables of a Zarr store as they lie there: the samples are along the
-        first dimension of the biggest one. Only metadata is read before the first iteration.
+        What `dtk.sources.as_source` takes, or grids: variables of a Zarr store as they lie there. Only metadata is
+        read before the first iteration.
     inputs : sequence of str, optional
         The input columns or variables; all but target and weight if None.
     target : str, optional
@@ -68,6 +53,9 @@ class Loader:
         What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None.
     window : Window, optional
         Makes samples of consecutive rows; a sample is one row if None.
+    dim : str, optional
+        The dimension that samples of grids lie along. If None the only one that target, weight and `sampling` share,
+        or the first one of the biggest variable; refused where others have dimensions that none with it has.
     global_batch_size : int
         Samples of a step, over all ranks.
     shuffle : bool
@@ -102,10 +90,6 @@ class Loader:
         What makes the arrays of a batch.
     preparation, target, weight, sampling, window, collate : object
         As given.
-    wait_s : float
-        Seconds that iterations waited for data so far.
-    read_nbytes : int
-        Bytes on disk of what was read so far.
 
     Raises
     ------
@@ -124,12 +108,13 @@ class Loader:
 
     ``"inputs"`` of grids are ``[batch, channels, *dimensions]``: the last two dimensions stay, all others become
     channels, and the variables follow each other. Variables without the dimension of the samples are in the same way
-    put together as ``"static"``, which has no batch dimension and is read once.
+    put together as ``"static"``, which has no batch dimension and is read once: one tensor for all batches, which you
+    must not change in place unless ``copy=True`` gives each batch its own.
 
     With a window ``"inputs"``, and whatever else a preparation makes, have an axis for the rows of the history behind
     that of the batch. ``"target"`` has one for the leads if these are several, and ``"known"`` always has. The weight
-    is that of the first target's row. The target may be an input too, unless it lies at lead 0, and is one by default;
-    times and groups of tables are none by default.
+    is that of the first target's row. The target may be an input too, unless it lies at lead 0, and is one by default,
+    of grids if it ends with the same dimensions as the others; times and groups of tables are none by default.
 
     With `sampling`, an epoch has as many steps as without, but its rows are drawn with replacement and anew in each
     epoch: some come several times and others not at all, so that "every sample once" does not hold. The weights and
@@ -140,7 +125,8 @@ class Loader:
 
     Examples
     --------
-    >>> loader = Loader({"x": np.arange(6.0), "late": np.arange(6) % 2}, target="late", global_batch_size=2)
+    >>> data = {"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "late": [0, 1, 0, 1, 0, 1]}
+    >>> loader = Loader(data, target="late", global_batch_size=2)
     >>> [tuple(batch["inputs"].shape) for batch in loader]
     [(2, 1), (2, 1), (2, 1)]
     """
@@ -155,6 +141,7 @@ class Loader:
         sampling: str | None = None,
         preparation: Encoder | None = None,
         window: Window | None = None,
+        dim: str | None = None,
         global_batch_size: int = 4096,
         shuffle: bool = True,
         seed: int = 0,
@@ -167,13 +154,14 @@ class Loader:
         collate: Callable[[Batch], Any] | None = None,
         verify: Verify = "metadata",
     ) -> None:
-        for name, value, least in (("global_batch_size", global_batch_size, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ArgumentError(f"{name}={value!r} must be a whole number, at least {least}")
+        check_whole("global_batch_size", global_batch_size, 1)
+        check_whole("seed", seed, 0)
+        if not isinstance(shuffle, bool):
+            raise ArgumentError(f"shuffle={shuffle!r} must be True or False")
         if tail not in ("trim", "pad"):
             raise ArgumentError(f"tail={tail!r} must be 'trim' or 'pad'")
-        if read_threads is not None and read_threads < 1:
-            raise ArgumentError(f"read_threads={read_threads!r} must be at least 1")
+        if read_threads is not None:
+            check_whole("read_threads", read_threads, 1)
         if verify not in ("metadata", "list"):
             raise ArgumentError(f"verify={verify!r} must be 'metadata' or 'list'")
         if collate is not None and not callable(collate):
@@ -187,33 +175,23 @@ class Loader:
             "weight": weight,
             "preparation": preparation,
             "sampling": sampling,
+            "dim": dim,
         }
         if window is None:
             taken = take_rows(data, shuffle=shuffle, verify=verify, **asked)
         else:
             taken = take_windows(data, window, verify=verify, **asked)
-        self.encoder, self._source, self._rule = taken.encoder, taken.source, taken.rule
-        self._counting = taken.counting  # what `count` is to read
-        self._sampling: Sampling | None = None
-        self._arguments = {
+        self.encoder = taken.encoder
+        arguments = {
             "global_batch_size": int(global_batch_size),
-            "shuffle": bool(shuffle),
+            "shuffle": shuffle,
             "seed": int(seed),
             "tail": tail,
         }
-        self._memory_nbytes = parse_nbytes(memory)
+        self._planned = Planned(taken, arguments, parse_nbytes(memory))
+        self._position = Position()
+        self._feed = Feed(read_threads, copy)
         self._rank, self._ranks = rank, ranks
-        self._read_threads, self._copy = read_threads, copy
-        self._device, self._prefetch = torch.device("cpu"), 1
-        self._plan: Plan | None = None
-        self._ring: Ring | None = None
-        self._kept: KeptTable | None = None
-        self._scratches: list[Scratch] = []
-        self._shared: Batch = {}
-        self._epoch = self._step = 0
-        self._is_ahead = True  # whether the next iteration starts at (epoch, step), and not with the epoch after
-        self.wait_s = 0.0
-        self.read_nbytes = 0
 
     @property
     def plan(self) -> Plan:
@@ -226,20 +204,17 @@ class Loader:
         Plan
             The same for all ranks.
         """
-        if self._plan is None:
-            self.count()
-            self._plan = self._make_plan()
-        return self._plan
+        return self._planned.plan or self._planned.made(self.ranks)
 
     @property
     def is_of_grids(self) -> bool:
         """Whether samples are of variables with dimensions, and not rows of a table."""
-        return isinstance(self._rows, ArraySource)
+        return isinstance(self._planned.rows, ArraySource)
 
     @property
     def is_in_memory(self) -> bool:
         """Whether the data is a table in memory, which travels with the loader."""
-        return isinstance(self._rows, TableSource)
+        return isinstance(self._planned.rows, TableSource)
 
     @property
     def rank(self) -> int:
@@ -254,7 +229,17 @@ class Loader:
     @property
     def epoch(self) -> int:
         """The epoch of the next iteration, or of the one that is under way."""
-        return self._epoch
+        return self._position.epoch
+
+    @property
+    def wait_s(self) -> float:
+        """Seconds that iterations waited for data so far, those of views on devices too."""
+        return self._position.wait_s
+
+    @property
+    def read_nbytes(self) -> int:
+        """Bytes on disk of what was read so far, by views on devices too."""
+        return self._position.read_nbytes
 
     @property
     def num_samples(self) -> int:
@@ -268,29 +253,21 @@ class Loader:
         plan, rank, ranks = self.plan, self.rank, self.ranks
         check_rank(rank, ranks)
         plan.check(ranks)
-        if not self._is_ahead:
-            self._epoch, self._step = self._epoch + 1, 0
-        self._is_ahead = False
-        epoch, start = self._epoch, self._step
-        batches = self._from_memory if self._is_small(plan) else self._from_disk
-        static = {name: tensor.to(self._device) for name, tensor in self._static().items()}
-        with (
-            closing(batches(plan, epoch, rank, ranks, start)) as running,
-            closing(on_device(running, self._device, self._prefetch)) as moved,
-        ):
-            for step, batch in enumerate(moved, start=start):
-                whole = batch | static
-                collated = whole if self.collate is None else self.collate(whole)
-                self._step = step + 1
+        position = self._position
+        epoch, start = position.begin()
+        with closing(self._feed.batches(self._planned, position, rank, ranks, epoch, start)) as batches:
+            for step, batch in enumerate(batches, start=start):
+                collated = batch if self.collate is None else self.collate(batch)
+                position.step = step + 1
                 yield collated
-        self._epoch, self._step, self._is_ahead = epoch + 1, 0, True
+        position.go_to(epoch + 1)
 
     def count(self, *, progress: bool = False) -> None:
         """Count what metadata does not tell, by one pass over the columns that do, on the cluster if there is one.
 
-        These are the rows of each chunk below a filter, and what its rows weigh in the draw. Nothing is done where
-        neither is needed, or where it was done before; what was counted is kept on disk, too, for other loaders of the
-        same data. It travels with the loader: ranks never count.
+        These are the rows of each chunk below a filter, what its rows weigh in the draw, and where the windows of a
+        table begin. Nothing is done where none of it is needed, or where it was done before; what was counted is kept
+        on disk, too, for other loaders of the same data. It travels with the loader: ranks never count.
 
         Parameters
         ----------
@@ -302,21 +279,9 @@ class Loader:
         ArgumentError
             If the target has too many values to be balanced.
         DataError
-            If a row has no weight or class, a weight is negative, or all are 0.
+            If a row has no weight, class or time, a weight is negative, all are 0, or no window fits.
         """
-        if isinstance(self._source, WindowSource):
-            self._source = self._source.counted()
-        if self._counting is None:
-            return
-        if self._rule is None:
-            counts = count(self._counting, progress=progress)
-        else:
-            counts = self._rule.count(self._counting, progress=progress)
-            self._sampling = Sampling(self._rule, counts)
-        if self._source.chunk_rows is None:
-            assert not isinstance(self._source, ArraySource)
-            self._source = with_rows(self._source, counts.chunk_rows)
-        self._counting = None
+        self._planned.count(progress=progress)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration.
@@ -329,13 +294,11 @@ class Loader:
         Raises
         ------
         ArgumentError
-            If the epoch is negative.
+            If the epoch is no whole number, or negative.
         """
-        if epoch < 0:
-            raise ArgumentError(f"epoch={epoch!r} must be at least 0")
-        if not (self._is_ahead and epoch == self._epoch):
-            self._epoch, self._step = epoch, 0
-        self._is_ahead = True
+        check_whole("epoch", epoch, 0)
+        position = self._position
+        position.go_to(int(epoch), position.step if position.is_ahead and epoch == position.epoch else 0)
 
     def on_rank(self, rank: int, ranks: int) -> Self:
         """Return a copy that iterates as one rank of several.
@@ -358,13 +321,14 @@ class Loader:
             If there is no such rank.
         """
         check_rank(rank, ranks)
-        other = copying.copy(self)
+        other = self._copied()
         other._rank, other._ranks = rank, ranks
-        other._plan = None if self._plan is None else replace(self._plan, ranks=ranks)
+        if other._planned.plan is not None:
+            other._planned.plan = replace(other._planned.plan, ranks=ranks)
         return other
 
     def on_device(self, device: torch.device | str, *, prefetch: int = 1) -> Self:
-        """Return a copy whose batches lie on a device.
+        """Return a view whose batches lie on a device.
 
         Parameters
         ----------
@@ -376,8 +340,8 @@ class Loader:
         Returns
         -------
         Loader
-            At the same epoch and step; it shares nothing that changes, so iterate over the same copy in all epochs.
-            Batches on another device than the CPU stay valid.
+            A view: it shares its plan, epoch, step and state with this loader, so that an iteration of either is the
+            next epoch. Batches on another device than the CPU stay valid.
 
         Raises
         ------
@@ -386,14 +350,13 @@ class Loader:
 
         Examples
         --------
-        >>> loader = Loader({"x": np.arange(4.0)}, global_batch_size=2).on_device("cpu")
+        >>> loader = Loader({"x": [0.0, 1.0, 2.0, 3.0]}, global_batch_size=2).on_device("cpu")
         >>> [batch["inputs"].device.type for batch in loader]
         ['cpu', 'cpu']
         """
-        if isinstance(prefetch, bool) or not isinstance(prefetch, int) or prefetch < 0:
-            raise ArgumentError(f"prefetch={prefetch!r} must be a whole number, at least 0")
+        check_whole("prefetch", prefetch, 0)
         other = copying.copy(self)
-        other._device, other._prefetch = as_device(device), prefetch
+        other._feed = replace(self._feed, device=as_device(device), prefetch=prefetch)
         return other
 
     def to_iterable_dataset(self) -> LoaderDataset:
@@ -408,14 +371,14 @@ class Loader:
 
         Examples
         --------
-        >>> loader = Loader({"x": np.arange(6.0)}, global_batch_size=2)
+        >>> loader = Loader({"x": [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]}, global_batch_size=2)
         >>> batches = torch.utils.data.DataLoader(loader.to_iterable_dataset(), batch_size=None)
         >>> [tuple(batch["inputs"].shape) for batch in batches]
         [(2, 1), (2, 1), (2, 1)]
         """
-        other = copying.copy(self)
-        other._copy = True
-        return LoaderDataset(other, self._epoch if self._is_ahead else self._epoch + 1)
+        other = self._copied()
+        other._feed = replace(self._feed, copy=True)
+        return LoaderDataset(other, self._position.next_epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the iteration stands: what follows the batch that was handed out last.
@@ -426,7 +389,7 @@ class Loader:
             Plain values, fit for JSON. The same on all ranks that have taken the same number of steps.
         """
         plan = self.plan  # counts the source's rows where that is needed
-        return state_of(self._source, plan, self._epoch, self._step)
+        return state_of(self._planned.source, plan, self._position.epoch, self._position.step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where another loader of the same data stood, on any number of ranks.
@@ -444,114 +407,12 @@ class Loader:
         ArgumentError
             If the state is of another version, or incomplete.
         """
-        plan = self.plan
-        check_state(state, self._source, plan)
-        for name, value in self._arguments.items():
-            if state["order"][name] != value:
-                warnings.warn(
-                    f"{name}={value!r} is ignored: the state goes on with {state['order'][name]!r}", stacklevel=2
-                )
-        plan = self._make_plan(dict(state["order"]))
-        if not 0 <= state["step"] <= plan.num_steps or state["epoch"] < 0:
-            raise ArgumentError(f"state is at step {state['step']} of epoch {state['epoch']}, where there is none")
-        self._plan, self._ring = plan, None
-        self._epoch, self._step, self._is_ahead = int(state["epoch"]), int(state["step"]), True
+        self._planned.load(state, self.ranks)
+        self._position.go_to(int(state["epoch"]), int(state["step"]))
 
-    def __getstate__(self) -> dict[str, Any]:
-        self.count()  # once, and not in each rank
-        return {**self.__dict__, "_ring": None, "_kept": None, "_scratches": [], "_shared": {}}
-
-    def __copy__(self) -> Self:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, _ring=None, _scratches=[])
+    def _copied(self) -> Self:
+        """Return a copy that shares nothing that changes."""
+        other = copying.copy(self)
+        other._planned, other._position = copying.copy(self._planned), replace(self._position)
+        other._feed = replace(self._feed)
         return other
-
-    def _make_plan(self, parameters: dict[str, Any] | None = None) -> Plan:
-        return make_plan(
-            self._source,
-            self.encoder,
-            memory_limit_nbytes=self._memory_nbytes,
-            parameters=parameters,
-            sampling=self._sampling,
-            ranks=self.ranks,
-            **self._arguments,  # type: ignore[arg-type]
-        )
-
-    def _from_disk(self, plan: Plan, epoch: int, rank: int, ranks: int, start: int) -> Generator[Batch, None, None]:
-        order, ring_steps, width = plan.order, plan.ring_steps(ranks), plan.order.batch_width(ranks)
-        ring, self._ring = self._ring, None  # an iteration beside this one makes its own
-        if ring is None or (ring.num_steps, ring.width) != (ring_steps, width):
-            ring = Ring(plan.fields, ring_steps, width, pinned=self._device.type == "cuda")
-        schedule = make_schedule(
-            order, epoch, rank, ranks, ring_steps=ring_steps, lead_steps=plan.lead_steps(ranks), start=start
-        )
-        reader = Reader(
-            source=self._source,
-            encoder=self.encoder,
-            order=order,
-            schedule=schedule,
-            ring=ring,
-            epoch=epoch,
-            rank=rank,
-            ranks=ranks,
-            start=start,
-            num_threads=self._read_threads or _default_threads(),
-            decode_nbytes=plan.decode_nbytes,
-            chunk_nbytes=plan.chunk_nbytes,
-            slice_rows=plan.slice_rows,
-            fetch_nbytes=plan.fetch_nbytes,
-            scratches=self._scratches,
-            sampling=self._sampling,
-        )
-        counted_nbytes = 0
-        paddings = Paddings(order, epoch, rank, ranks)
-        try:
-            for step in range(start, plan.num_steps):
-                began = time.perf_counter()
-                reader.wait_for(step)
-                self.wait_s += time.perf_counter() - began
-                self.read_nbytes += reader.read_nbytes - counted_nbytes
-                counted_nbytes = reader.read_nbytes
-                batch = ring.batch(step, paddings.of(step))
-                is_copied = self._copy and self._device.type == "cpu"  # on their way elsewhere they are anyway
-                yield {name: tensor.clone() for name, tensor in batch.items()} if is_copied else batch
-        finally:
-            reader.close()
-        self._ring = ring
-
-    def _from_memory(self, plan: Plan, epoch: int, rank: int, ranks: int, start: int) -> Generator[Batch, None, None]:
-        began = time.perf_counter()
-        if self._kept is None:
-            assert isinstance(self._source, TableSource)
-            assert isinstance(self.encoder, LabelledEncoder)
-            self._kept = KeptTable(self._source, self.encoder)
-        batches = self._kept.batches(plan.order, self._sampling, epoch, rank, ranks, start)
-        self.wait_s += time.perf_counter() - began
-        yield from batches
-
-    def _static(self) -> Batch:
-        """Return what all samples share; read at the first iteration."""
-        if isinstance(self._rows, ArraySource) and not self._shared:
-            assert not isinstance(self.encoder, LabelledEncoder)
-            static = self.encoder.static(self._rows)
-            self._shared = {} if static is None else {"static": torch.from_numpy(static)}
-        return self._shared
-
-    @property
-    def _rows(self) -> Source | ArraySource:
-        """The source of the rows, below windows."""
-        return self._source.base if isinstance(self._source, WindowSource) else self._source
-
-    def _is_small(self, plan: Plan) -> bool:
-        index_nbytes = 8 if self._sampling is None else 64
-        nbytes = plan.order.num_rows * (plan.row_nbytes + index_nbytes)
-        return isinstance(self._source, TableSource) and nbytes * _CACHED_SHARE <= self._memory_nbytes
-
-
-def _default_threads() -> int:
-    """Return the cores of this process's share, at most a few: more would wait for each other."""
-    asked = os.environ.get("DTK_READ_THREADS")
-    if asked is not None:
-        return max(1, int(asked))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_THREADS, cores // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))))

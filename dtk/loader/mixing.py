@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dtk.arguments import is_whole
 from dtk.errors import ArgumentError
 from dtk.loader.order import Order
 from dtk.loader.segments import Fills, Integers, Segments, ranges
@@ -69,9 +70,10 @@ class Mixing:
     def __init__(self, order: Order, labels: int | Sequence[float] = LABELS) -> None:
         assert order.shuffle
         assert order.num_steps
-        shares = (
-            np.ones(labels) if isinstance(labels, int | np.integer) and labels > 0 else np.array(labels, np.float64)
-        )
+        if isinstance(labels, Sequence | np.ndarray) and not isinstance(labels, str):
+            shares = np.array(labels, np.float64)
+        else:
+            shares = np.ones(int(labels) if is_whole(labels, 1) else 0)
         if shares.ndim != 1 or not len(shares) or not np.isfinite(shares).all() or shares.min() <= 0:
             raise ArgumentError(f"labels={labels!r} must be a number of classes, at least 1, or the share of each")
         self.order = order

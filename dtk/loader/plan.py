@@ -62,7 +62,7 @@ class Plan:
     ranks : int
         The number of ranks of the loader that made it. Nothing depends on it but what is explained by default.
     kept_nbytes : int
-        Bytes that the source keeps from one read to the next: the footers of Parquet files.
+        Bytes that are kept from one read to the next: the footers of Parquet files, or static variables.
     fetch_nbytes : int
         Bytes of a remote source that a rank fetches ahead of decoding; 0 for a local one.
     """
@@ -353,15 +353,16 @@ class Plan:
             raise DataError("the data holds no rows; nothing can be loaded from it")
         if not self.num_steps:
             raise ArgumentError(
-                f"global_batch_size={order.global_batch_size} is more than the {order.num_rows} rows of the data, "
-                "which leaves no step; lower it, or pass tail='pad'"
+                f"global_batch_size={order.global_batch_size} is more than the {order.num_rows} samples of the data, "
+                f"which leaves no step; lower it, or pass tail='pad'{''.join(f' ({text})' for text in self.cautions)}"
             )
         need = self.memory_nbytes(ranks)
         if need > limit:
             largest = int(self.chunk_nbytes.max())
             fetched = HELD * self.fetch_nbytes
             enough = enough_nbytes(need - self.decode_nbytes - fetched, decode_nbytes(self.chunk_nbytes, 0), fetched)
-            kept = f", footers of files ({format_nbytes(self.kept_nbytes)})" if self.kept_nbytes else ""
+            kept = ", static variables" if self.layout.kind == "arrays" else ", footers of files"
+            kept = f"{kept} ({format_nbytes(self.kept_nbytes)})" if self.kept_nbytes else ""
             raise MemoryLimitError(
                 f"memory={format_nbytes(limit)!r} is less than the {format_nbytes(need)} that a rank of {ranks} needs: "
                 f"its largest chunk ({format_nbytes(largest)} while it is read){kept} and batches of "

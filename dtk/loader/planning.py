@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -92,7 +93,7 @@ def make_plan(
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
     chunk_weights = None if sampling is None else sampling.chunk_weights
     slice_rows, chunk_nbytes = _in_flight(source, encoder, sampling)
-    kept_nbytes = _kept_nbytes(source)
+    kept_nbytes = _kept_nbytes(source) + _static_nbytes(encoder)
     cost, fetch_nbytes = fetch_cost_of(source, _read_columns(encoder.columns, sampling)), 0
     if cost is not None:
         chunk_nbytes = chunk_nbytes + HELD * cost.nbytes
@@ -175,6 +176,12 @@ def _kept_nbytes(source: Source | ArraySource | WindowSource) -> int:
     if isinstance(source, WindowSource | ExpressionSource):
         return _kept_nbytes(source.base)
     return source.kept_nbytes if isinstance(source, ParquetSource) else 0
+
+
+def _static_nbytes(encoder: Encoder | GridEncoder | WindowEncoder) -> int:
+    """Return the bytes of what all samples share."""
+    shape = encoder.static_shape if isinstance(encoder, GridEncoder | WindowEncoder) else ()
+    return 4 * math.prod(shape) if shape else 0
 
 
 def _in_flight(

@@ -6,6 +6,7 @@ import os
 
 from torch import distributed
 
+from dtk.arguments import check_whole
 from dtk.errors import ArgumentError
 
 __all__ = ["check_rank", "current_rank", "is_in_group"]
@@ -24,12 +25,16 @@ def check_rank(rank: int | None, ranks: int | None) -> None:
     Raises
     ------
     ArgumentError
-        If only one of them is given, or there is no such rank.
+        If only one of them is given, they are no whole numbers, or there is no such rank.
     """
     if (rank is None) != (ranks is None):
         raise ArgumentError(f"rank={rank!r} and ranks={ranks!r} must be given together, or neither")
-    if rank is not None and ranks is not None and not 0 <= rank < ranks:
-        raise ArgumentError(f"rank={rank!r} must be at least 0 and less than ranks={ranks!r}")
+    if rank is None or ranks is None:
+        return
+    check_whole("rank", rank, 0)
+    check_whole("ranks", ranks, 1)
+    if rank >= ranks:
+        raise ArgumentError(f"rank={rank!r} must be less than ranks={ranks!r}")
 
 
 def current_rank() -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 
 from dtk.errors import ArgumentError
 
-__all__ = ["as_device", "on_device"]
+__all__ = ["as_device", "check_device", "on_device"]
 
 Batch = dict[str, torch.Tensor]
 Batches = Generator[Batch, None, None]
@@ -40,6 +40,28 @@ def as_device(device: torch.device | str) -> torch.device:
         raise ArgumentError(f"device={device!r} is none: {reason}; pass 'cpu', 'cuda' or 'cuda:1'") from error
 
 
+def check_device(device: torch.device) -> None:
+    """Refuse a device that is not there.
+
+    Parameters
+    ----------
+    device : torch.device
+        Of any kind.
+
+    Raises
+    ------
+    ArgumentError
+        If torch cannot put a tensor there.
+    """
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError(f"device={str(device)!r} is not there: torch sees no GPU; pass device='cpu'")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # by kind of device
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ArgumentError(f"device={str(device)!r} is not there: {reason}; pass device='cpu'") from error
+
+
 def on_device(batches: Batches, device: torch.device, prefetch: int) -> Batches:
     """Move batches to a device; on the CPU they stay what they are.
 
@@ -56,18 +78,11 @@ def on_device(batches: Batches, device: torch.device, prefetch: int) -> Batches:
     -------
     generator of dict of str to torch.Tensor
         The batches there. Those of another device than the CPU stay valid.
-
-    Raises
-    ------
-    ArgumentError
-        If torch sees no GPU where one is wanted.
     """
     if device.type == "cpu":
         return batches
     if device.type != "cuda":
         return ({name: tensor.to(device) for name, tensor in batch.items()} for batch in batches)
-    if not torch.cuda.is_available():
-        raise ArgumentError(f"device={str(device)!r} is not there: torch sees no GPU; pass device='cpu'")
     return _on_cuda(batches, device, prefetch)
 
 

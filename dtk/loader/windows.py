@@ -11,16 +11,20 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError
+from dtk.loader.checks import check_inputs, is_number
 from dtk.loader.encoder import Encoder, Field, LabelledEncoder, PlainEncoder, make_encoder
-from dtk.loader.grids import GridEncoder
+from dtk.loader.grids import GridEncoder, GridLabels
 from dtk.loader.packed import Joined, Packed, Windows
 from dtk.loader.scatter import scatter
+from dtk.loader.vectors import element_type
 from dtk.sources import as_source
 from dtk.sources.arrays import ArraySource
 from dtk.sources.columns import checked_columns
 from dtk.sources.datasets import as_dataset, source_of_dataset
+from dtk.sources.variables import ArrayBlock
 from dtk.sources.window import Window, WindowBlock
-from dtk.sources.windows import WindowSource, windows_of_dataset, windows_of_table
+from dtk.sources.windows import WindowSource
+from dtk.sources.windows_of import windows_of_dataset, windows_of_table
 
 __all__ = ["WindowEncoder", "make_windows"]
 
@@ -33,7 +37,7 @@ class _Share:
     its first one, it is taken from. `sparse`: no row that is in none of these may be encoded; it could be refused.
     """
 
-    encoder: Encoder | GridEncoder
+    encoder: Encoder | GridEncoder | GridLabels
     fields: Mapping[str, tuple[str, tuple[int, ...]]]
     sparse: bool = False
 
@@ -47,10 +51,12 @@ class WindowEncoder:
         What encodes the rows, and which of them.
     single : frozenset of str
         The fields that have no axis for the rows of the window.
+    note : str
+        What a plan tells of the inputs.
     """
 
-    def __init__(self, shares: Sequence[_Share], single: frozenset[str]) -> None:
-        self._shares = list(shares)
+    def __init__(self, shares: Sequence[_Share], single: frozenset[str], note: str = "") -> None:
+        self._shares, self.note = list(shares), note
         self.fields: dict[str, Field] = {}
         for share in self._shares:
             for inner, (name, offsets) in share.fields.items():
@@ -65,6 +71,12 @@ class WindowEncoder:
         """Bytes of a row as encoded, before it is put into windows."""
         fields = [share.encoder.fields[inner] for share in self._shares for inner in share.fields]
         return sum(field.row_nbytes for field in fields)
+
+    @property
+    def static_shape(self) -> tuple[int, ...]:
+        """The shape of what all samples share; empty if there is nothing."""
+        encoder = self._shares[0].encoder
+        return encoder.static_shape if isinstance(encoder, GridEncoder) else ()
 
     def pack(self, block: WindowBlock) -> Mapping[str, NDArray[Any] | Windows]:
         """Encode the rows of windows.
@@ -136,23 +148,30 @@ def _encoded(share: _Share, parts: Sequence[Any]) -> dict[str, NDArray[Any] | Jo
 
 
 def _encoded_sparsely(
-    share: _Share, tables: Sequence[pa.Table], starts: NDArray[np.int64], used: Sequence[int]
+    share: _Share, parts: Sequence[Any], starts: NDArray[np.int64], used: Sequence[int]
 ) -> Mapping[str, NDArray[Any] | Joined]:
     """Encode the rows that windows use; others are left zero."""
-    is_used = np.zeros(sum(table.num_rows for table in tables), bool)
+    is_used = np.zeros(sum(part.num_rows for part in parts), bool)
     for offset in used:
         is_used[starts + offset] = True
     if is_used.all():
-        return _encoded(share, tables)
-    columns = list(share.encoder.columns)
-    kept = pa.concat_tables([table.select(columns) for table in tables]).filter(pa.array(is_used))
+        return _encoded(share, parts)
     found: dict[str, NDArray[Any] | Joined] = {}
-    for name, values in _encoded(share, [kept]).items():
+    for name, values in _encoded(share, [_taken(share.encoder.columns, parts, is_used)]).items():
         assert not isinstance(values, Joined)
         rows = np.zeros((len(is_used), *values.shape[1:]), values.dtype)
         rows[is_used] = values
         found[name] = rows
     return found
+
+
+def _taken(columns: Sequence[str], parts: Sequence[Any], is_used: NDArray[np.bool_]) -> pa.Table | ArrayBlock:
+    """Take some rows of a few columns."""
+    if isinstance(parts[0], ArrayBlock):
+        (block,) = parts
+        arrays = {name: block.arrays[name] for name in columns}
+        return ArrayBlock(arrays, block.num_rows).take(np.flatnonzero(is_used))
+    return pa.concat_tables([table.select(list(columns)) for table in parts]).filter(pa.array(is_used))
 
 
 @dataclass(frozen=True)
@@ -185,7 +204,7 @@ def make_windows(
         The window.
     inputs : sequence of str, optional
         The input columns or variables; if None all but the weight, and of tables the times and groups. The target is
-        one of them unless it lies at lead 0.
+        one of them unless it lies at lead 0, or is a variable that has not the last dimensions of the others.
     target : str, optional
         The target; may be one of the inputs unless it lies at lead 0.
     weight : str, optional
@@ -209,6 +228,8 @@ def make_windows(
     SourceError
         If the data cannot be read chunk by chunk where it lies.
     """
+    if inputs is not None:
+        check_inputs(inputs)
     if isinstance(data, ArraySource):
         raise ArgumentError("window= needs the coordinate of the samples; give the Dataset or the path of the store")
     dataset = as_dataset(data)
@@ -221,6 +242,9 @@ def make_windows(
     if preparation is not None:
         raise ArgumentError(f"preparation={preparation!r} is for tables; arrays are taken as they are")
     names = [str(name) for name in dataset.data_vars if name not in window.groups]
+    known = checked_columns(window.known, names, argument="window known")
+    if inputs is not None:  # then nothing else is looked at
+        names = list(dict.fromkeys([*inputs, *(name for name in (target, weight) if name is not None), *known]))
     arrays = source_of_dataset(dataset, names, window.dim)
     grids = _grid_windows(arrays, window, inputs=inputs, target=target, weight=weight)
     return windows_of_dataset(dataset, arrays, window, grids.columns), grids
@@ -265,7 +289,7 @@ def _table_windows(
     if window.known:
         for name in checked_columns(window.known, schema.names, argument="window known"):
             kind = schema.field(name).type
-            if pa.types.is_temporal(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+            if not is_number(element_type(kind)):
                 raise ArgumentError(
                     f"window known={name!r} holds {kind}; derive a number from it first, or leave it out"
                 )
@@ -278,27 +302,32 @@ def _grid_windows(
 ) -> WindowEncoder:
     """Say which variables become which field."""
     _check(window, inputs=inputs, target=target, weight=weight)
+    note = ""
     if inputs is None:
         variables = source.variables
         others = [one for name, one in sorted(variables.items()) if name not in (target, weight)]
         inputs = [one.name for one in others]
         dims = max((one.dims for one in others if not one.is_static), key=len, default=())[-2:]
         own = variables.get(target) if target is not None else None
-        if own is not None and 0 not in window.leads and own.dims[len(own.dims) - len(dims) :] == dims:
-            inputs = sorted([*inputs, own.name])
+        if own is not None and 0 not in window.leads:
+            if own.dims[len(own.dims) - len(dims) :] == dims:
+                inputs = sorted([*inputs, own.name])
+            else:
+                note = f"target {own.name!r} is no input, as it does not end with the dimensions {dims} of the others"
     past, leads, weighed = _offsets(window)
-    encoder = GridEncoder(source, inputs=inputs, target=target, weight=weight, may_hold_target=True)
-    at = {"inputs": ("inputs", past)}
+    shares = [_Share(GridEncoder(source, inputs=inputs), {"inputs": ("inputs", past)})]
     if target is not None:
-        at["target"] = ("target", leads)
+        labels = GridLabels(source, target=target)
+        is_checked = not labels.fields["target"].shape
+        shares.append(_Share(labels, {"target": ("target", leads)}, sparse=is_checked))
     if weight is not None:
-        at["weight"] = ("weight", weighed)
-    shares = [_Share(encoder, at)]
+        shares.append(_Share(GridLabels(source, weight=weight), {"weight": ("weight", weighed)}, sparse=True))
     if window.known:
         with_samples = [name for name, one in source.variables.items() if not one.is_static]
-        known = GridEncoder(source, inputs=checked_columns(window.known, with_samples, argument="window known"))
+        names = checked_columns(window.known, with_samples, argument="window known")
+        known = GridEncoder(source, inputs=names, argument="window known")
         shares.append(_Share(known, {"inputs": ("known", leads)}))
-    return WindowEncoder(shares, _single(window))
+    return WindowEncoder(shares, _single(window), note)
 
 
 def _offsets(window: Window) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

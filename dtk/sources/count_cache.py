@@ -7,6 +7,7 @@ import hashlib
 import os
 import uuid
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,8 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dtk.config import cache_directory
+from dtk.sources.source import TableSource
 
-__all__ = ["Counts", "load_counts", "save_counts"]
+__all__ = ["Counts", "key_of", "load_arrays", "load_counts", "save_arrays", "save_counts"]
 
 _VERSION: Final = "dtk counts 1"
 _DIGEST_NBYTES: Final = 16
@@ -46,6 +48,29 @@ class Counts:
     class_rows: npt.NDArray[np.int64] | None = None
 
 
+def key_of(source: Any, *asked: object) -> str | None:
+    """Name what is counted of a source.
+
+    Parameters
+    ----------
+    source : Source or ArraySource
+        What is counted.
+    *asked : object
+        What of it.
+
+    Returns
+    -------
+    str or None
+        None where it must not be kept: of what lies in memory, of arrays, whose metadata does not tell that values
+        changed, and of expressions with functions of the user, which may come to call something else.
+    """
+    from dtk.sources.arrays import ArraySource
+
+    if isinstance(source, (TableSource, ArraySource)) or getattr(source, "has_own_functions", False):
+        return None
+    return " ".join([source.identity, str(source.num_chunks), *map(repr, asked)])
+
+
 def load_counts(key: str) -> Counts | None:
     """Find what was counted before.
 
@@ -59,12 +84,10 @@ def load_counts(key: str) -> Counts | None:
     Counts or None
         None where there is no file, or one that is damaged or of another version.
     """
-    try:
-        content = _path(key).read_bytes()
-    except OSError:
+    found = load_arrays(key)
+    if found is None:
         return None
-    digest, payload = content[:_DIGEST_NBYTES], content[_DIGEST_NBYTES:]
-    return _unpacked(payload) if digest == _digest(key, payload) else None
+    return Counts(**{name: values if name == "classes" else values.to_numpy() for name, values in found.items()})
 
 
 def save_counts(key: str, counts: Counts) -> None:
@@ -76,13 +99,47 @@ def save_counts(key: str, counts: Counts) -> None:
         What was counted, of which data.
     counts : Counts
         The result.
+    """
+    save_arrays(key, {name: value for name, value in vars(counts).items() if value is not None})
+
+
+def load_arrays(key: str) -> dict[str, pa.Array] | None:
+    """Find arrays that were kept.
+
+    Parameters
+    ----------
+    key : str
+        What they are, of which data.
+
+    Returns
+    -------
+    dict of str to pyarrow.Array or None
+        None where there is no file, or one that is damaged or of another version.
+    """
+    try:
+        content = _path(key).read_bytes()
+    except OSError:
+        return None
+    digest, payload = content[:_DIGEST_NBYTES], content[_DIGEST_NBYTES:]
+    return _unpacked(payload) if digest == _digest(key, payload) else None
+
+
+def save_arrays(key: str, arrays: Mapping[str, Any]) -> None:
+    """Keep arrays; where that cannot be written, warn and go on.
+
+    Parameters
+    ----------
+    key : str
+        What they are, of which data.
+    arrays : mapping of str to array
+        NumPy's or Arrow's, of any lengths.
 
     Warns
     -----
     UserWarning
         If the cache directory cannot be written.
     """
-    path, payload = _path(key), _packed(counts)
+    path, payload = _path(key), _packed(arrays)
     temporary = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +167,10 @@ def _digest(key: str, payload: bytes) -> bytes:
     return hashlib.blake2b(f"{_VERSION} {key}".encode() + payload, digest_size=_DIGEST_NBYTES).digest()
 
 
-def _packed(counts: Counts) -> bytes:
-    """Write an Arrow file of one row, with a list for each field."""
-    fields: dict[str, Any] = {name: value for name, value in vars(counts).items() if value is not None}
+def _packed(arrays: Mapping[str, Any]) -> bytes:
+    """Write an Arrow file of one row, with a list for each array."""
     lists = {}
-    for name, value in fields.items():
+    for name, value in arrays.items():
         values = pa.array(value)
         lists[name] = pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
     sink = pa.BufferOutputStream()
@@ -124,10 +180,9 @@ def _packed(counts: Counts) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _unpacked(payload: bytes) -> Counts:
+def _unpacked(payload: bytes) -> dict[str, pa.Array]:
     table = pa.ipc.open_file(pa.py_buffer(payload)).read_all()
-    fields = {name: table.column(name).chunk(0).flatten() for name in table.column_names}
-    return Counts(**{name: values if name == "classes" else values.to_numpy() for name, values in fields.items()})
+    return {name: table.column(name).chunk(0).flatten() for name in table.column_names}
 
 
 def _forget_oldest(folder: Path) -> None:

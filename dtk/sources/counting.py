@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dtk.errors import ArgumentError, DataError
-from dtk.sources.count_cache import Counts, load_counts, save_counts
+from dtk.sources.count_cache import Counts, key_of, load_counts, save_counts
 from dtk.sources.source import Source, TableSource, chunk_groups
 
 if TYPE_CHECKING:
@@ -62,12 +62,9 @@ def count(
     DataError
         If a weight is missing, infinite or negative, if all are 0, or if a class is missing.
     """
-    from dtk.sources.arrays import ArraySource
-
     assert weights is None or classes is None
-    key = None
-    if not isinstance(source, (TableSource, ArraySource)) and not getattr(source, "has_own_functions", False):
-        key = f"{source.identity} {source.num_chunks} {weights!r} {classes!r}"
+    key = key_of(source, weights, classes)
+    if key is not None:
         found = load_counts(key)
         if found is not None and len(found.chunk_rows) == source.num_chunks:
             return found

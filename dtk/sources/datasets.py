@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -23,7 +23,9 @@ __all__ = ["array_source", "as_dataset", "source_of_dataset"]
 _LEAST_NBYTES: Final = 1 << 20  # of a chunk, decoded
 
 
-def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, dim: str | None = None) -> ArraySource:
+def source_of_dataset(
+    data: xr.Dataset, columns: Sequence[str] | None = None, dim: str | None = None, labels: Sequence[str] = ()
+) -> ArraySource:
     """Turn an xarray Dataset that is read from Zarr into a source.
 
     Parameters
@@ -33,7 +35,9 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     columns : sequence of str, optional
         Which variables; all data variables if None.
     dim : str, optional
-        The dimension of the samples; the first one of the biggest variable if None.
+        The dimension of the samples; if None, the one that `labels` share, or the first one of the biggest variable.
+    labels : sequence of str
+        Those of the variables that have a value for each sample, as a target does.
 
     Returns
     -------
@@ -47,7 +51,7 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     DataError
         If a variable is no array of numbers with samples.
     ArgumentError
-        If a variable or the dimension is not there.
+        If a variable or the dimension is not there, or the dimension would be a guess.
     """
     names = [str(name) for name in (data.data_vars if columns is None else columns)]
     for name in names:
@@ -57,9 +61,8 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     if names and not any(data[name].dims for name in names):
         raise DataError(f"variables {names} have no dimensions: each is one number, and holds no samples")
     if dim is None:
-        largest = max((data[name] for name in names if data[name].dims), key=lambda one: one.nbytes, default=None)
-        dim = None if largest is None else str(largest.dims[0])
-    if dim is None or dim not in data.sizes:
+        dim = _sample_dim({name: data[name] for name in names if data[name].dims}, labels)
+    elif dim not in data.sizes:
         known = [str(known) for known in data.sizes]
         raise ArgumentError(f"dim={dim!r} is no dimension of the data{did_you_mean(str(dim), known)}")
     variables = {name: _variable(name, data[name].variable, dim) for name in names}
@@ -69,7 +72,9 @@ def source_of_dataset(data: xr.Dataset, columns: Sequence[str] | None = None, di
     return ArraySource(dim, variables, int(data.sizes[dim]), _edges(samples, int(data.sizes[dim])))
 
 
-def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | None = None) -> ArraySource | None:
+def array_source(
+    data: Any, columns: Sequence[str] | None = None, dim: str | None = None, labels: Sequence[str] = ()
+) -> ArraySource | None:
     """Turn data of dimensions into a source; None for a table.
 
     Parameters
@@ -79,7 +84,9 @@ def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | Non
     columns : sequence of str, optional
         Which variables; all data variables if None.
     dim : str, optional
-        The dimension of the samples; the first one of the biggest variable if None.
+        The dimension of the samples; if None, the one that `labels` share, or the first one of the biggest variable.
+    labels : sequence of str
+        Those of the variables that have a value for each sample, as a target does.
 
     Returns
     -------
@@ -90,11 +97,15 @@ def array_source(data: Any, columns: Sequence[str] | None = None, dim: str | Non
     ------
     SourceError
         If a variable is computed, and not read.
+    ArgumentError
+        If a variable or the dimension is not there, or the dimension would be a guess.
     """
     if isinstance(data, ArraySource):
+        if dim not in (None, data.dim):
+            raise ArgumentError(f"dim={dim!r} is not that of the source, {data.dim!r}; leave it out")
         return data
     dataset = as_dataset(data)
-    return None if dataset is None else source_of_dataset(dataset, columns, dim)
+    return None if dataset is None else source_of_dataset(dataset, columns, dim, labels)
 
 
 def as_dataset(data: Any) -> xr.Dataset | None:
@@ -141,6 +152,27 @@ def _variable(name: str, variable: xr.Variable, dim: str) -> ArrayVariable:
         axis=axis,
         chunk_rows=0 if is_static else int((array.shards or array.chunks)[axis]),
     )
+
+
+def _sample_dim(variables: Mapping[str, xr.DataArray], labels: Sequence[str]) -> str:
+    """Choose the dimension of the samples; refuse what would be a guess, unless the labels are refused later."""
+    if not variables:
+        raise ArgumentError("there are no variables, and so no samples; choose some")
+    told = [variables[name] for name in labels if name in variables]
+    shared = [str(dim) for dim in told[0].dims if all(dim in one.dims for one in told)] if told else []
+    if len(shared) == 1:
+        return shared[0]
+    largest = max(variables.values(), key=lambda one: one.nbytes)
+    dim = str(largest.dims[0])
+    of_samples = {other for one in variables.values() if dim in one.dims for other in one.dims}
+    strange = [one for one in variables.values() if not of_samples.issuperset(one.dims)]
+    if strange and not told:
+        raise ArgumentError(
+            f"samples may lie along {dim!r}, the first dimension of {largest.name!r}, the biggest variable, or along "
+            f"{strange[0].dims[0]!r}, that of {strange[0].name!r}; pass dim={dim!r} or dim={strange[0].dims[0]!r}, or "
+            "leave variables out"
+        )
+    return dim
 
 
 def _edges(samples: Sequence[ArrayVariable], num_samples: int) -> npt.NDArray[np.int64]:

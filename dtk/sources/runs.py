@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from dtk.errors import DataError
+from dtk.sources.count_cache import key_of, load_arrays, save_arrays
 from dtk.sources.source import chunk_groups
 from dtk.sources.times import Times, is_step, most_common, times_of_table
 from dtk.sources.window import Window
@@ -127,8 +129,8 @@ def runs_of_axis(times: Times, chunk_edges: Integers, step: float | None, window
     return Runs(step, rows, *stitched[:3], is_whole, stitched[3], times.num_backward), breaks
 
 
-def runs_of_table(source: Source, step: float | None, window: Window) -> Runs:
-    """Find the runs of a table by one pass over its times and groups.
+def runs_of_table(source: Source, step: float | None, window: Window, *, progress: bool = False) -> Runs:
+    """Find the runs of a table by one pass over its times and groups, unless they were kept from an earlier one.
 
     Parameters
     ----------
@@ -138,6 +140,8 @@ def runs_of_table(source: Source, step: float | None, window: Window) -> Runs:
         The time from one row to the next; the most common one if None.
     window : Window
         The window.
+    progress : bool
+        Whether to show a progress bar.
 
     Returns
     -------
@@ -147,18 +151,41 @@ def runs_of_table(source: Source, step: float | None, window: Window) -> Runs:
     Raises
     ------
     DataError
-        If a chunk cannot be read, or a time is null.
+        If a chunk cannot be read, or a time is missing.
     """
     if not source.num_chunks:
         none = np.zeros(0, np.int64)
         return Runs(step, none, none, none, none, none.astype(bool), 0, 0)
-    found, steps = _summaries(source, [range(*group) for group in chunk_groups(source, 256)], step, window)
+    key = key_of(source, "runs", window.dim, window.groups, step, window.num_rows, window.stride)
+    kept = None if key is None else load_arrays(key)
+    if kept is not None and len(kept["rows"]) == source.num_chunks:
+        return _from_arrays(kept)
+    runs = _counted(source, step, window, progress=progress)
+    if key is not None:
+        save_arrays(key, _to_arrays(runs))
+    return runs
+
+
+def _to_arrays(runs: Runs) -> dict[str, Any]:
+    return {name: np.atleast_1d(value) for name, value in vars(runs).items() if value is not None}
+
+
+def _from_arrays(arrays: Mapping[str, pa.Array]) -> Runs:
+    found: dict[str, Any] = {name: values.to_numpy(zero_copy_only=False) for name, values in arrays.items()}
+    found |= {name: found[name][0].item() for name in ("step", "longest", "num_backward") if name in found}
+    return Runs(step=found.pop("step", None), **found)
+
+
+def _counted(source: Source, step: float | None, window: Window, *, progress: bool) -> Runs:
+    groups = [range(*group) for group in chunk_groups(source, 256)]
+    found, steps = _summaries(source, groups, step, window, progress=progress)
     if step is None:
         step = _common_step(found, steps)
         # Chunks of another step of their own are looked at again: few, where the data has a common one.
         others = np.flatnonzero((found.step != 0) & (found.step != step))
         if step is not None and len(others):
-            again, _ = _summaries(source, np.array_split(others, min(256, len(others))), step, window)
+            pieces = np.array_split(others, min(256, len(others)))
+            again, _ = _summaries(source, pieces, step, window, progress=progress)
             for values, changed in zip(found, again, strict=True):
                 values[others] = changed
     return _joined_runs(found, step, window)
@@ -183,10 +210,12 @@ class _Chunks(NamedTuple):
 _Summary = tuple[_Chunks, Counter[Any]]  # and the most common steps
 
 
-def _summaries(source: Source, groups: Sequence[Any], step: float | None, window: Window) -> _Summary:
+def _summaries(
+    source: Source, groups: Sequence[Any], step: float | None, window: Window, *, progress: bool
+) -> _Summary:
     from dtk.runtime import map_reduce
 
-    found = map_reduce(_Summarise(step, window), _merge, groups, shared=source, label="windows")
+    found = map_reduce(_Summarise(step, window), _merge, groups, shared=source, label="windows", progress=progress)
     return _merge([found])  # what comes from a worker may be read-only
 
 

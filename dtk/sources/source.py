@@ -246,10 +246,12 @@ def as_source(data: Any, columns: Sequence[str] | None = None) -> Source:
         from dtk.sources.expression import source_of_frame
 
         return source_of_frame(data, columns)
-    raise SourceError(
-        f"data of type {kind.__module__}.{kind.__qualname__} is no table that dtk reads; give a Dask or pandas"
-        " DataFrame, an Arrow table, a mapping of arrays, or the path of a Parquet dataset"
-    )
+    remedy = "give a Dask or pandas DataFrame, an Arrow table, a mapping of arrays, or the path of a Parquet dataset"
+    if package == "xarray" and kind.__name__ == "DataArray":
+        remedy = "give a Dataset, with data.to_dataset(name='x'), or the path of a Zarr store, where grids are taken"
+    elif hasattr(data, "__array__") or isinstance(data, list | tuple):
+        remedy = "give its columns names: a mapping such as {'x': array, 'y': labels}, or a DataFrame"
+    raise SourceError(f"data of type {kind.__module__}.{kind.__qualname__} is no table that dtk reads; {remedy}")
 
 
 def readable(data: Any) -> Any:
@@ -323,6 +325,8 @@ def _table_of_arrays(arrays: Mapping[str, Any], columns: Sequence[str] | None) -
     found = {}
     for name in names:
         array = arrays[name]
+        if type(array).__module__.partition(".")[0] == "torch":
+            array = np.asarray(array)
         if np.ndim(array) != 1:
             raise DataError(f"column {name!r} has {np.ndim(array)} dimensions; a table's columns have one")
         found[name] = pa.array(array, from_pandas=True)

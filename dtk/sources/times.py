@@ -14,9 +14,19 @@ import pyarrow as pa
 
 from dtk.errors import ArgumentError, DataError
 
-__all__ = ["Times", "is_step", "most_common", "step_of", "times_of_arrays", "times_of_table", "unit_of_type"]
+__all__ = [
+    "Times",
+    "is_step",
+    "most_common",
+    "step_of",
+    "step_text",
+    "times_of_arrays",
+    "times_of_table",
+    "unit_of_type",
+]
 
 _TOLERANCE: Final = 1e-3  # of a step, for times of floating point
+_UNITS: Final = {"D": "D", "h": "h", "m": "min", "s": "s", "ms": "ms", "us": "us", "ns": "ns"}  # as pandas reads them
 _MANTISSA: Final = 2.0**20  # differences of floating point that agree so far are taken for equal
 
 
@@ -139,7 +149,7 @@ def times_of_table(table: pa.Table, dim: str, groups: Sequence[str]) -> Times:
     Raises
     ------
     DataError
-        If a time is null.
+        If a time is null or NaN.
     """
     column = table.column(dim)
     if column.null_count:
@@ -149,6 +159,11 @@ def times_of_table(table: pa.Table, dim: str, groups: Sequence[str]) -> Times:
         )
     if unit_of_type(column.type, dim).kind == "f":
         values = column.cast(pa.float64()).to_numpy()
+        if np.isnan(values).any():
+            raise DataError(
+                f"window dim={dim!r} is NaN in {np.count_nonzero(np.isnan(values))} rows; leave these rows out first, "
+                f"for example with data.dropna(subset=[{dim!r}])"
+            )
     else:
         narrow = (
             column.cast(pa.int32()) if pa.types.is_date32(column.type) or pa.types.is_time32(column.type) else column
@@ -184,6 +199,8 @@ def times_of_arrays(values: npt.NDArray[Any], groups: Sequence[npt.NDArray[Any]]
     DataError
         If a time is missing, or is none.
     """
+    import pandas as pd
+
     if values.dtype.kind == "O" and len(values):
         try:
             values = (values - values[0]).astype("m8[us]")
@@ -196,7 +213,8 @@ def times_of_arrays(values: npt.NDArray[Any], groups: Sequence[npt.NDArray[Any]]
         raise DataError("the window's coordinate has missing values; leave these samples out first")
     is_other = np.zeros(max(len(values) - 1, 0), bool)
     for group in groups:
-        is_other |= group[1:] != group[:-1]
+        codes = pd.factorize(group)[0]  # what is missing has one code
+        is_other |= codes[1:] != codes[:-1]
     return Times(values.astype(np.float64 if unit.kind == "f" else np.int64), is_other), unit
 
 
@@ -280,6 +298,37 @@ def step_of(step: Any, unit: np.dtype[Any]) -> float | None:
     if value != exact or value.astype(np.int64) <= 0:
         raise ArgumentError(f"window step={step!r} must be positive, and whole in the unit of the times ({named})")
     return int(value.astype(np.int64))
+
+
+def step_text(step: float | None, unit: np.dtype[Any]) -> str | None:
+    """Write a step as people would.
+
+    Parameters
+    ----------
+    step : int or float or None
+        In the unit of the times.
+    unit : numpy.dtype
+        Of the times.
+
+    Returns
+    -------
+    str or None
+        A number, of times with its unit; None for None.
+
+    Examples
+    --------
+    >>> step_text(21_600_000, np.dtype("M8[ms]"))
+    '6 h'
+    """
+    if step is None or unit.kind in "if":
+        return f"{step:.12g}" if isinstance(step, float) else None if step is None else str(step)
+    named = np.datetime_data(unit)[0]
+    exact = np.array(int(step)).astype(f"m8[{named}]")
+    for name, written in _UNITS.items() if named in _UNITS else ():
+        value = exact.astype(f"m8[{name}]")
+        if value == exact:
+            return f"{value.astype(np.int64)} {written}"
+    return f"{step} {named}"
 
 
 def _codes(column: pa.ChunkedArray) -> npt.NDArray[Any]:

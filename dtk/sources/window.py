@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dtk.arguments import check_whole, is_whole
 from dtk.errors import ArgumentError
 
 __all__ = ["Window", "WindowBlock"]
@@ -68,13 +68,12 @@ class Window:
             raise ArgumentError(f"dim={self.dim!r} must be the name of the time")
         for name in ("history", "stride"):
             value = getattr(self, name)
-            if not _is_whole(value, 1):
-                raise ArgumentError(f"{name}={value!r} must be a whole number, at least 1")
+            check_whole(name, value, 1)
             object.__setattr__(self, name, int(value))
         lead: Any = () if self.lead is None else self.lead
-        is_one = isinstance(lead, Integral | float)
+        is_one = not isinstance(lead, Iterable)
         leads = [lead] if is_one else list(lead)
-        if not all(_is_whole(lead, 0) for lead in leads) or leads != sorted(set(leads)):
+        if not all(is_whole(lead, 0) for lead in leads) or leads != sorted(set(leads)):
             raise ArgumentError(
                 f"lead={self.lead!r} must be a whole number, at least 0, or several that rise; rows before the time "
                 "belong to the history="
@@ -83,9 +82,9 @@ class Window:
         object.__setattr__(self, "lead", whole[0] if is_one else whole or None)
         if isinstance(self.known, str):
             raise ArgumentError(f"known={self.known!r} must list names; give known=[{self.known!r}]")
-        object.__setattr__(self, "known", tuple(self.known))
-        if self.group is not None and not isinstance(self.group, str):
-            object.__setattr__(self, "group", tuple(self.group) or None)
+        object.__setattr__(self, "known", _names("known", self.known))
+        groups = () if self.group is None else _names("group", self.group)
+        object.__setattr__(self, "group", groups[0] if len(groups) == 1 else groups or None)
         if self.known and not leads:
             raise ArgumentError(f"known={list(self.known)!r} are given at the lead times, and lead=None has none")
 
@@ -168,5 +167,8 @@ class WindowBlock:
         return found
 
 
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+def _names(argument: str, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (None,)
+    if not all(isinstance(name, str) for name in names):
+        raise ArgumentError(f"{argument}={value!r} must list names")
+    return names

@@ -7,33 +7,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import DataError
 from dtk.sources.arrays import ArraySource
-from dtk.sources.columns import checked_columns, close_to
 from dtk.sources.expression import ExpressionSource
 from dtk.sources.facts import changes, facts_of
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.remote import Fetch, FetchCost
-from dtk.sources.runs import Runs, runs_of_axis, runs_of_table, window_starts
-from dtk.sources.source import Source, TableSource, as_source
-from dtk.sources.times import step_of, times_of_arrays, times_of_table, unit_of_type
+from dtk.sources.runs import Runs, runs_of_table, window_starts
+from dtk.sources.source import Source, TableSource
+from dtk.sources.times import step_text, times_of_table
 from dtk.sources.window import Window, WindowBlock
 from dtk.sources.zarr_read import Scratch
 
-__all__ = ["WindowSource", "windows_of_dataset", "windows_of_table"]
-
-if TYPE_CHECKING:
-    import xarray as xr
+__all__ = ["WindowSource"]
 
 Integers = npt.NDArray[np.int64]
 
-_JOINED_NBYTES: Final = 16 << 20  # of chunks that are read at once, decoded
+_WHOLE: Final = np.dtype(np.int64)
 _START_NBYTES: Final = 24  # of a window: the row that it begins with, and what that is made of
 _PAGE_ROWS: Final = 1 << 17  # of a column of 8 bytes: what is decoded at once of a Parquet file
 
@@ -52,6 +48,8 @@ class WindowSource:
         The times and groups of tables, chunk by chunk as `base`, which then are counted by reading no more than these.
     step : int or float, optional
         From one row to the next, in the unit of the times; the most common one if None.
+    unit : numpy.dtype
+        Of the times: a datetime64 or timedelta64 with its unit, int64 or float64.
     runs : Runs, optional
         Where windows begin; None while unknown, see `counted`.
     breaks : numpy.ndarray, optional
@@ -62,11 +60,17 @@ class WindowSource:
     window: Window
     keys: Source | None = None
     step: float | None = None
+    unit: np.dtype[Any] = _WHOLE
     runs: Runs | None = None
     breaks: Integers | None = None
 
-    def counted(self) -> WindowSource:
+    def counted(self, *, progress: bool = False) -> WindowSource:
         """Find the runs: of tables by one pass over their times and groups.
+
+        Parameters
+        ----------
+        progress : bool
+            Whether to show a progress bar.
 
         Returns
         -------
@@ -81,7 +85,7 @@ class WindowSource:
         source = self
         if self.runs is None:
             assert not isinstance(self.base, ArraySource)
-            runs = runs_of_table(self.keys or self.base, self.step, self.window)
+            runs = runs_of_table(self.keys or self.base, self.step, self.window, progress=progress)
             base = self.base
             if isinstance(base, ExpressionSource) and base.chunk_rows is None:
                 base = replace(base, chunk_rows=runs.rows)
@@ -115,11 +119,25 @@ class WindowSource:
         assert not isinstance(self.base, ArraySource)
         return self.base.schema
 
+    @property
+    def step_text(self) -> str | None:
+        """The time from one row to the next, for people; None if time never goes on."""
+        return step_text(self._runs.step, self.unit)
+
+    @property
+    def text(self) -> str:
+        """What a window is, for people."""
+        window, step = self.window, self.step_text
+        if window.num_rows == 1 or step is None:
+            return f"of 1 row of {window.dim!r}"
+        found = "" if window.step is not None else " (the most common step; give step= if another is meant)"
+        return f"of {window.num_rows:,} rows of {window.dim!r}, {step} apart{found}"
+
     @cached_property
     def identity(self) -> str:
         """Hash of the rows' identity, of the window and of where windows begin."""
         runs = self._runs
-        digest = hashlib.blake2b(f"{self.base.identity} {self.window!r} {runs.step!r}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{self.base.identity} {self._meant!r}".encode(), digest_size=16)
         for counts in (runs.rows, runs.windows, runs.before, runs.after):
             digest.update(counts.tobytes())
         return digest.hexdigest()
@@ -127,7 +145,7 @@ class WindowSource:
     @property
     def facts(self) -> dict[str, Any]:
         """What a saved state tells of it, see `dtk.sources.facts`."""
-        return {"kind": "windows", "window": repr(self.window), "base": facts_of(self.base)}
+        return {"kind": "windows", "window": repr(self._meant), "base": facts_of(self.base)}
 
     def changes(self, facts: Mapping[str, Any]) -> list[str]:
         """Say how it differs from what it was.
@@ -143,8 +161,8 @@ class WindowSource:
             One for each difference.
         """
         found = changes(self.base, facts["base"])
-        if facts["window"] != repr(self.window):
-            found = [f"window={self.window!r} was {facts['window']}", *found]
+        if facts["window"] != repr(self._meant):
+            found = [f"window={self._meant!r} was {facts['window']}", *found]
         return found
 
     @property
@@ -329,8 +347,7 @@ class WindowSource:
         names, own = self._columns_of(chunk, columns)
         coming = iter(fetched or self.fetch(chunk, columns))
         table = self.base.read(chunk, own, **self._fetched(chunk, coming))
-        if table.num_rows != rows:
-            raise DataError(f"{table.num_rows} rows where {rows} were planned; open it anew")
+        _check_rows(table, rows)
         breaks = np.zeros(0, np.int64)
         if not runs.is_whole[chunk]:
             breaks = times_of_table(table, self.window.dim, self.window.groups).breaks(runs.step)
@@ -353,6 +370,11 @@ class WindowSource:
 
     def __repr__(self) -> str:
         return f"WindowSource({self.window!r}, {self.base!r})"
+
+    @cached_property
+    def _meant(self) -> Window:
+        """The window as it decides where samples lie, however it was said."""
+        return replace(self.window, known=(), step=self.step_text)
 
     @property
     def _runs(self) -> Runs:
@@ -422,98 +444,19 @@ class WindowSource:
         for later, num_rows in self._later_rows(chunk):
             fetched = self._fetched(later, coming)
             if isinstance(self.base, ParquetSource):
-                yield next(self.base.read_slices(later, num_rows, names, **fetched))
+                table = next(self.base.read_slices(later, num_rows, names, **fetched))
+                _check_rows(table, num_rows)
+                yield table
             else:
                 assert not isinstance(self.base, ArraySource)
-                yield self.base.read(later, names, **fetched).slice(0, num_rows)
+                table = self.base.read(later, names, **fetched)
+                _check_rows(table, int(self._runs.rows[later]))
+                yield table.slice(0, num_rows)
 
 
-def windows_of_table(data: Any, source: Source, window: Window, columns: Sequence[str]) -> WindowSource:
-    """Put windows over the rows of a table.
-
-    Parameters
-    ----------
-    data : object
-        What `as_source` takes.
-    source : Source
-        What it makes of it.
-    window : Window
-        The window.
-    columns : sequence of str
-        The columns to read; times and groups are added.
-
-    Returns
-    -------
-    WindowSource
-        Not counted yet.
-
-    Raises
-    ------
-    ArgumentError
-        If a column is missing, or the times are none.
-    """
-    checked_columns([window.dim], source.schema.names, argument="window dim")
-    keys = [window.dim, *checked_columns(window.groups, source.schema.names, argument="window group")]
-    step = step_of(window.step, unit_of_type(source.schema.field(window.dim).type, window.dim))
-    if isinstance(data, Source):
-        return WindowSource(source, window, step=step)
-    base = as_source(data, list(dict.fromkeys([*columns, *keys])))
-    narrow = as_source(data, list(dict.fromkeys(keys))) if isinstance(base, ExpressionSource) else None
-    is_alike = narrow is not None and np.array_equal(_stored_rows(narrow), _stored_rows(base))
-    return WindowSource(base, window, keys=narrow if is_alike else None, step=step)
-
-
-def windows_of_dataset(data: xr.Dataset, source: ArraySource, window: Window, columns: Sequence[str]) -> WindowSource:
-    """Put windows over samples of an xarray Dataset.
-
-    Parameters
-    ----------
-    data : xarray.Dataset
-        What holds the coordinates: the times are that of the window's dimension, or 0, 1, 2, ... if there is none.
-    source : ArraySource
-        What reads its variables.
-    window : Window
-        The window.
-    columns : sequence of str
-        The variables to read.
-
-    Returns
-    -------
-    WindowSource
-        Counted: coordinates lie in memory.
-
-    Raises
-    ------
-    ArgumentError
-        If a group's coordinate is missing, or the step is not of the kind of the times.
-    DataError
-        If the coordinate holds no times.
-    """
-    along = [str(name) for name, one in data.variables.items() if one.dims == (window.dim,)]
-    for name in window.groups:
-        if name not in along:
-            raise ArgumentError(f"window group={name!r} is nothing along {window.dim!r}; {close_to(name, along)}")
-    values = data[window.dim].values if window.dim in data.coords else np.arange(source.num_samples)
-    times, unit = times_of_arrays(values, [data[name].values for name in window.groups])
-    step = step_of(window.step, unit)
-    if window.num_rows > 1:
-        source = replace(source, chunk_edges=_joined(source, columns))
-    runs, breaks = runs_of_axis(times, source.chunk_edges, step, window)
-    return WindowSource(source, window, step=step, runs=runs, breaks=breaks)
-
-
-def _joined(source: ArraySource, columns: Sequence[str]) -> Integers:
-    """Read several chunks at once: each read decodes the whole of the chunk that follows, for its first samples."""
-    edges = source.chunk_edges
-    largest = int(np.diff(edges).max(initial=1)) * source.decoded_row_nbytes(columns)
-    together = max(1, int(_JOINED_NBYTES / max(largest, 1)))
-    return np.append(edges[:-1:together], edges[-1:])
-
-
-def _stored_rows(source: Source) -> Integers:
-    """Return the rows below each chunk, before any are left out."""
-    rows = source.stored_rows if isinstance(source, ExpressionSource) else source.chunk_rows
-    return np.asarray(rows)
+def _check_rows(table: pa.Table, num_rows: int) -> None:
+    if table.num_rows != num_rows:
+        raise DataError(f"{table.num_rows} rows where {num_rows} were planned; open it anew")
 
 
 def _stored_chunk(source: ArraySource) -> tuple[int, int]:

@@ -19,7 +19,7 @@ from benchmarks.object_server import serve
 from dtk.errors import DataError, FetchError, MemoryLimitError
 from dtk.loader import Loader
 from dtk.loader.ahead import Ahead, fetch_limit_nbytes
-from dtk.sources import datasets, remote, windows
+from dtk.sources import datasets, remote, windows_of
 from dtk.sources.kept_files import FOOTERS
 from dtk.sources.remote import FetchCost, Retries
 
@@ -116,7 +116,7 @@ def test_the_plan_counts_requests_and_bytes(directory, server):
 @pytest.mark.parametrize("history", [1, 5, 130])  # within a chunk, into the next one, over whole ones
 def test_windows_equal_those_of_local_files(directory, server, kind, history, monkeypatch):
     monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)  # chunks of the grid are small
-    monkeypatch.setattr(windows, "_JOINED_NBYTES", 1)
+    monkeypatch.setattr(windows_of, "_JOINED_NBYTES", 1)
     dim, target = ("t", "y") if kind == "grid" else ("time", "load")
     window = dtk.Window(dim, history=history, lead=[1, 3])
     local, there = loaders(directory, server, kind, window=window, target=target, inputs=["x"])

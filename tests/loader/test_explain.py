@@ -102,8 +102,11 @@ def test_the_labels_can_be_said():
     assert plan.entropy(4) < plan.entropy()
     with pytest.raises(ArgumentError, match=r"does not shuffle"):
         plan_of([100], MIB, batch=10, shuffle=False).entropy()
-    with pytest.raises(ArgumentError, match=r"labels=0"):
-        plan.explain(labels=0)
+    for labels in (0, True, 2.5, "3"):
+        with pytest.raises(ArgumentError, match=rf"labels={labels!r} must be a number of classes"):
+            plan.explain(labels=labels)
+    with pytest.raises(ArgumentError, match="ranks='2' must be a whole number, at least 1"):
+        plan.explain(ranks=[1, "2"])
 
 
 def test_badly_mixed_batches_name_the_memory_that_is_enough():

@@ -159,12 +159,13 @@ def test_on_the_cpu_a_device_costs_nothing_and_the_batches_stay_slices_of_the_ri
     loader = Loader(path, **SMALL)
     here = loader.on_device("cpu", prefetch=2)
     expected = [numbers(batch) for batch in loader]
+    here.set_epoch(0)
     starts = set()
     for batch, rows in zip(here, expected, strict=True):
         assert torch.equal(batch["inputs"][:, 0], rows)
         starts.add(batch["inputs"].data_ptr())
     assert len(starts) == loader.plan.ring_steps(1)
-    assert here._ring is not loader._ring
+    assert here._feed.ring is not loader._feed.ring
 
 
 def test_another_device_gets_the_same_steps_in_the_same_order(path):
@@ -182,20 +183,53 @@ def test_on_a_gpu_batches_are_the_same_and_stay_valid(path, prefetch):
     loader = Loader(path, **SMALL)
     there = loader.on_device("cuda", prefetch=prefetch)
     expected = [numbers(batch) for batch in loader]
+    there.set_epoch(0)
     kept = []
     for step, batch in enumerate(there):
         torch.cuda._sleep(1_000_000)  # the step takes longer than the copy
         assert batch["inputs"].device.type == "cuda"
         assert there.state_dict()["step"] == step + 1
         kept.append(batch["inputs"][:, 0])
-    assert isinstance(there._ring, Ring)
-    assert all(tensor.is_pinned() for tensor in there._ring._tensors.values())
+    assert isinstance(there._feed.ring, Ring)
+    assert all(tensor.is_pinned() for tensor in there._feed.ring._tensors.values())
     assert torch.equal(torch.stack(kept).cpu(), torch.stack(expected))
     for _ in there:  # left while a copy is under way
         break
     assert torch.equal(
         torch.stack([numbers(batch).cpu() for batch in there.on_device("cpu")]), rows_of_epoch(loader, 2)
     )
+
+
+def test_a_view_on_a_device_goes_on_where_its_loader_stands_and_moves_it(path):
+    loader = Loader(path, **SMALL)
+    for epoch in range(3):  # as a loop of epochs may have it
+        seen = [numbers(batch) for batch in loader.on_device("cpu")]
+        assert torch.equal(torch.stack(seen), rows_of_epoch(loader, epoch))
+        assert loader.state_dict()["epoch"] == epoch + 1
+    assert loader.read_nbytes > 0
+    assert loader.wait_s > 0
+    view = loader.on_device("cpu")
+    batches = iter(view)
+    for _ in range(5):
+        next(batches)
+    batches.close()
+    state = loader.state_dict()
+    assert (state["epoch"], state["step"]) == (3, 5)
+    other = Loader(path, **{**SMALL, "memory": "128 KiB"})
+    feed = other.on_device("cpu")
+    other.load_state_dict(state)  # the view goes on by the order of the state, too
+    assert torch.equal(torch.stack([numbers(batch) for batch in feed]), rows_of_epoch(loader, 3)[5:])
+    apart = loader.on_rank(0, 1)
+    assert torch.equal(numbers(next(iter(apart))), rows_of_epoch(loader, 4)[0])
+    assert loader.state_dict() == state
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is one")
+def test_another_device_that_is_not_there_is_named(path):
+    loader = Loader(path, **SMALL).on_device("mps")
+    with pytest.raises(ArgumentError, match="device='mps' is not there: .*; pass device='cpu'"):
+        next(iter(loader))
+    assert loader.read_nbytes == 0
 
 
 def rows_of_epoch(loader, epoch):

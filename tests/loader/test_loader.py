@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtk.errors import ArgumentError, DataError, MemoryLimitError
+from dtk.errors import ArgumentError, DataError, MemoryLimitError, SourceError
 from dtk.loader import Field, Loader, Order
 from dtk.loader.ring import Ring
 from dtk.loader.schedule import make_schedule
@@ -117,8 +118,8 @@ def test_a_kept_table_gives_the_same_batches_as_threads():
     options = {**SMALL, "memory": "1 MiB"}
     in_memory = Loader(streamed, tail="pad", ranks=5, rank=2, **options)
     from_threads = Loader(streamed, tail="pad", ranks=5, rank=2, **SMALL)
-    assert in_memory._is_small(in_memory.plan)
-    assert not from_threads._is_small(from_threads.plan)
+    assert in_memory._planned.is_small(1)
+    assert not from_threads._planned.is_small(1)
     in_memory.load_state_dict(from_threads.state_dict())  # another pool is another order
     for _ in range(2):
         for one, other in zip(in_memory, from_threads, strict=True):
@@ -334,12 +335,12 @@ def test_it_pickles_without_its_memory(data):
 def test_the_ring_is_as_large_as_planned_and_used_again(data):
     loader = Loader(data, **SMALL)
     rows_of(loader)
-    ring = loader._ring
+    ring = loader._feed.ring
     assert isinstance(ring, Ring)
     assert ring.nbytes == loader.plan.ring_steps(1) * 64 * loader.plan.row_nbytes
     assert ring.nbytes <= loader.plan.memory_nbytes(1) <= 64 * 1024
     rows_of(loader)
-    assert loader._ring is ring
+    assert loader._feed.ring is ring
 
 
 def test_iterations_beside_each_other_do_not_share_memory(data):
@@ -389,7 +390,13 @@ def test_more_ranks_than_slots_and_a_single_sample():
         ({"rank": 0}, "must be given together"),
         ({"rank": 2, "ranks": 2}, "rank=2 must be"),
         ({"memory": "much"}, "memory='much' is no size"),
+        ({"rank": 0.5, "ranks": 2}, "rank=0.5 must be a whole number"),
+        ({"rank": 0, "ranks": True}, "ranks=True must be a whole number"),
         ({"read_threads": 0}, "read_threads=0"),
+        ({"read_threads": 2.5}, "read_threads=2.5 must be a whole number"),
+        ({"read_threads": "2"}, "read_threads='2' must be a whole number"),
+        ({"shuffle": "no"}, "shuffle='no' must be True or False"),
+        ({"inputs": 5}, "inputs=5 must be a list of names"),
         ({"target": "lat"}, "target='lat' is no column of the data; did you mean 'late'?"),
         ({"inputs": ["name"]}, "inputs='name' holds string.*preparation="),
         ({"target": "name"}, "target='name' holds string"),
@@ -401,6 +408,26 @@ def test_what_cannot_work_is_refused(arguments, message):
         Loader(table, **{"inputs": ["x"], **arguments})
 
 
+@pytest.mark.parametrize("epoch", ["1", 1.5, -1, True])
+def test_an_epoch_is_a_whole_number(epoch):
+    loader = Loader({"x": [1.0]}, global_batch_size=1)
+    for chosen in (loader, loader.to_iterable_dataset()):
+        with pytest.raises(ArgumentError, match=f"epoch={epoch!r} must be a whole number, at least 0"):
+            chosen.set_epoch(epoch)
+
+
+def test_tensors_are_columns_and_arrays_without_names_are_told_the_way():
+    data = {"x": torch.arange(10.0), "y": torch.arange(10) % 2}
+    batch = next(iter(Loader(data, target="y", global_batch_size=10, shuffle=False)))
+    assert torch.equal(batch["inputs"][:, 0], data["x"])
+    assert torch.equal(batch["target"], data["y"])
+    for unnamed in (np.zeros((10, 3)), torch.zeros(10, 3), (np.zeros((10, 3)), np.zeros(10))):
+        with pytest.raises(SourceError, match=r"give its columns names: a mapping such as \{'x': array"):
+            Loader(unnamed)
+    with pytest.raises(SourceError, match=r"DataArray is no table .*data.to_dataset\(name='x'\)"):
+        Loader(xr.DataArray(np.zeros((10, 3)), dims=("time", "x")))
+
+
 def test_string_columns_need_a_preparation():
     with pytest.raises(ArgumentError, match=r"'name' holds .*string.*pass a preparation="):
         Loader({"x": [1.0], "name": ["a"]})
@@ -408,7 +435,7 @@ def test_string_columns_need_a_preparation():
 
 def test_a_batch_larger_than_the_data_is_refused_before_reading():
     loader = Loader({"x": np.zeros(10)}, global_batch_size=11)
-    with pytest.raises(ArgumentError, match=r"global_batch_size=11 is more than the 10 rows.*tail='pad'"):
+    with pytest.raises(ArgumentError, match=r"global_batch_size=11 is more than the 10 samples.*tail='pad'"):
         next(iter(loader))
     with pytest.raises(DataError, match="no rows"):
         next(iter(Loader({"x": np.zeros(0)}, global_batch_size=11)))
@@ -429,7 +456,7 @@ def test_text_is_read_as_codes_and_gives_the_same_batches(tmp_path, monkeypatch)
 
     def batches():
         loader = Loader(tmp_path, preparation=encoder, global_batch_size=90, memory="1 MiB", copy=True)
-        return loader._source.schema.field("s").type, list(loader)
+        return loader._planned.source.schema.field("s").type, list(loader)
 
     coded, found = batches()
     monkeypatch.setattr(ParquetSource, "with_dictionaries", lambda source: source)

@@ -109,7 +109,7 @@ def test_small_data_is_shuffled_as_a_whole():
 def test_explain_says_what_it_costs():
     plan = plan_of([65_536] * 62, 1024 * MIB)
     lines = str(plan.explain()).splitlines()
-    assert lines[0] == "rows     4,063,232 in 62 chunks"
+    assert lines[0] == "samples  4,063,232 in 62 chunks"
     assert lines[1] == "steps    992 of 4,096 samples; every row once"
     assert re.fullmatch(r"order    shuffled with seed 0; pool of [\d,]+ rows \([\d.]+ chunks\) in \d+ shards", lines[2])
     assert lines[3] == "reads    635.5 MiB an epoch"

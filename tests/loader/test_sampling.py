@@ -197,7 +197,7 @@ def test_a_kept_table_gives_the_same_batches_as_files(path, sampling):
     options = {"sampling": sampling, "tail": "pad", "ranks": 5, "rank": 2, "global_batch_size": 57}
     in_memory = loader_of(TableSource(make_table(), rows_per_chunk=70), memory="16 MiB", **options)
     from_disk = loader_of(path, **options)
-    assert in_memory._is_small(in_memory.plan)
+    assert in_memory._planned.is_small(1)
     state = from_disk.state_dict()
     in_memory.load_state_dict({**state, "source": in_memory.plan.source_identity})
     for _ in range(2):
@@ -316,7 +316,7 @@ def test_a_chunk_without_weight_is_never_read(tmp_path):
     loader.set_epoch(0)
     np.testing.assert_array_equal(rows_of(loader), expected)
     assert (expected // 70 % 3 == 1).all()
-    assert loader.plan.epoch_nbytes < loader._source.chunk_nbytes.sum() / 2
+    assert loader.plan.epoch_nbytes < loader._planned.source.chunk_nbytes.sum() / 2
     spoil(path, [1])
     with pytest.raises(DataError, match="row group 1"):
         rows_of(loader)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import pickle
+from dataclasses import replace
 
 import dask.dataframe as dd
 import numpy as np
@@ -24,8 +25,8 @@ from dtk.loader import scatter as scatter_module
 from dtk.loader.packed import Joined, Windows
 from dtk.loader.scatter import scatter
 from dtk.preparation import TablePreparation
-from dtk.sources import ParquetSource, TableSource, Window, datasets
-from dtk.sources import windows as windows_module
+from dtk.sources import ParquetSource, TableSource, Window, datasets, runs
+from dtk.sources import windows_of as windows_module
 
 ROWS = 600
 
@@ -426,7 +427,7 @@ def test_samples_without_a_coordinate_are_numbered(store):
     data = xr.open_zarr(store, consolidated=False).drop_vars("time")
     loader = Loader(data, inputs=["t2m"], target="number", window=Window("time", 3), global_batch_size=1)
     assert loader.num_samples == SAMPLES - 3
-    assert loader.plan.decodes_per_row == pytest.approx((15 + 14) / 15)  # each of 15 chunks, and all but one again
+    assert loader.plan.decodes_per_row == pytest.approx(224 / 120)  # each of 8 chunks, and all but the first again
 
 
 def test_chunks_are_read_several_at_once(store, monkeypatch):
@@ -438,8 +439,8 @@ def test_chunks_are_read_several_at_once(store, monkeypatch):
         return np.sort(np.concatenate([batch["target"][batch["weight"] > 0] for batch in loader]))
 
     monkeypatch.setattr(datasets, "_LEAST_NBYTES", 1)
-    alone, joined = (loader_of_numbers(nbytes) for nbytes in (1, 3000))  # 832 bytes a chunk
-    assert joined.plan.num_chunks == alone.plan.num_chunks / 3
+    alone, joined = (loader_of_numbers(nbytes) for nbytes in (1, 5000))  # 1664 bytes a chunk
+    assert (alone.plan.num_chunks, joined.plan.num_chunks) == (8, 3)
     assert joined.plan.decodes_per_row < 1.4 < 1.8 < alone.plan.decodes_per_row
     np.testing.assert_array_equal(numbers(joined), numbers(alone))
 
@@ -514,6 +515,10 @@ def test_the_kernel_refuses_what_lies_outside(starts, offsets, places, fault):
         ({"lead": [1, 1]}, "or several that rise"),
         ({"lead": 1.5}, "lead=1.5 must be a whole number"),
         ({"lead": True}, "lead=True must be a whole number"),
+        ({"known": None}, "known=None must list names"),
+        ({"group": 5}, "group=5 must list names"),
+        ({"group": ["a", 5]}, r"group=\['a', 5\] must list names"),
+        ({"lead": object()}, "must be a whole number, at least 0"),
         ({"known": "hour"}, r"known='hour' must list names; give known=\['hour'\]"),
         ({"known": ["hour"], "lead": None}, "lead=None has none"),
     ],
@@ -530,6 +535,7 @@ def test_a_window_is_a_plain_value():
     assert eval(repr(window)) == window
     assert (window.leads, window.groups, window.num_rows) == ((1, 3), ("a", "b"), 7)
     assert Window("time", lead=()).lead is None
+    assert Window("time", group=["a"]) == Window("time", group="a")
     assert repr(Window("time", np.int64(4), np.array([1, 3]), np.int64(1), ["a", "b"], ["c"])) == repr(window)
     assert dtk.Window is Window
 
@@ -569,6 +575,30 @@ def test_a_window_that_does_not_fit_the_data_is_refused(source, window, options,
         loader_of(source, window, **options).plan.check()
 
 
+def test_times_in_the_index_are_told(tmp_path):
+    frame = make_frame()
+    write(frame, tmp_path)
+    with pytest.raises(ArgumentError, match="window names 'time', .* in the index .*; read the files with index=False"):
+        loader_of(dd.read_parquet(tmp_path, index="time"))
+    for data in (frame.set_index("time"), frame.set_index(["station", "time"])):
+        with pytest.raises(ArgumentError, match=r"window names 'time', .* in the index .*; give data.reset_index\(\)"):
+            loader_of(data)
+
+
+def test_what_is_known_must_be_numbers():
+    frame = make_frame().assign(kind=lambda rows: rows.station.astype("category"))
+    with pytest.raises(ArgumentError, match="window known='kind' holds dictionary.*; derive a number from it first"):
+        loader_of(frame, hourly(known=["kind"]))
+
+
+def test_a_batch_bigger_than_the_windows_says_why_these_are_few():
+    frame = make_frame().sample(frac=0.5, random_state=0).sort_index().assign(station="a")  # as a random split does
+    with pytest.raises(
+        ArgumentError, match=r"than the \d+ samples of the data, .* \(only \d+ windows begin in 300 rows"
+    ):
+        loader_of(frame, hourly(step="1h", history=1, lead=1), tail="trim", global_batch_size=200).plan.check()
+
+
 def test_rows_out_of_order_are_told(tmp_path):
     frame = make_frame().iloc[::-1]
     with pytest.raises(DataError, match=r"the longest has 1; time goes back in 5\d\d rows; sort the data by"):
@@ -603,7 +633,10 @@ def test_an_empty_table_says_so():
         (Window("time", group="seson"), {}, "window group='seson' is nothing along 'time'; did you mean 'season'"),
         (Window("time", known=["snow"]), {}, "window known='snow' is no column of the data"),
         (Window("time", known=["mask"]), {}, "window known='mask' is no column of the data"),
-        (Window("time"), {"inputs": ["snow"]}, "inputs='snow' is no variable"),
+        (Window("time"), {"inputs": ["snow"]}, "'snow' is no variable of the data"),
+        (Window("time"), {"inputs": "t2m"}, r"give inputs=\['t2m'\]"),
+        (Window("time"), {"inputs": []}, r"inputs=\[\] must name one at least"),
+        (Window("time", known=["sun", "trust"]), {}, "window known='trust' has the dimensions"),
         (Window("time"), {"preparation": TablePreparation()}, "is for tables"),
         (Window("time", step=5), {}, "step=5 is no time"),
     ],
@@ -617,6 +650,42 @@ def test_a_window_that_does_not_fit_the_grids_is_refused(store, window, options,
 def test_arrays_without_their_coordinate_are_refused(store):
     with pytest.raises(ArgumentError, match="window= needs the coordinate of the samples; give the Dataset"):
         Loader(datasets.array_source(store), target="number", window=Window("time"))
+
+
+def test_windows_that_fit_nowhere_are_refused_at_once_where_the_coordinate_lies_in_memory(store):
+    with pytest.raises(DataError, match=r"window of 301 rows \(history=300, lead=1\) is longer than any run"):
+        Loader(store, inputs=["t2m"], target="number", window=Window("time", 300))
+
+
+def test_only_the_variables_that_are_used_are_looked_at(tmp_path):
+    path = tmp_path / "store.zarr"
+    numbers = np.arange(200.0)
+    data = xr.Dataset({"x": (("time", "y"), numbers[:, None]), "rain": ("time", numbers)}, {"time": np.arange(200)})
+    data.to_zarr(path, consolidated=False, encoding={"x": {"chunks": (20, 1)}, "rain": {"chunks": (50,)}})
+    options = {"inputs": ["x"], "target": "rain", "window": Window("time", 3), "global_batch_size": 8}
+    before = Loader(path, **options)
+    state = before.state_dict()
+    more = {
+        "day": ("time", np.arange(200).astype("M8[D]").astype("M8[ns]")),
+        "huge": (("time", "z"), np.zeros((200, 1000))),
+    }
+    xr.Dataset(more).to_zarr(path, mode="a", consolidated=False, encoding={"huge": {"chunks": (7, 1000)}})
+    after = Loader(path, **options)
+    after.load_state_dict(state)
+    assert after.plan.chunk_nbytes.tolist() == before.plan.chunk_nbytes.tolist()
+    computed = xr.open_zarr(path, consolidated=False).assign(other=lambda rows: rows.x + 1)
+    Loader(computed, **options).load_state_dict(state)
+
+
+def test_what_is_missing_in_a_groups_coordinate_is_one_group(tmp_path):
+    path = tmp_path / "store.zarr"
+    values = {"x": (("time", "y"), np.zeros((50, 2)))}
+    for name, group in (("all", np.full(50, np.nan)), ("some", np.where(np.arange(50) < 20, 1, np.nan))):
+        values[name] = ("time", group)
+    xr.Dataset(values, {"time": np.arange(50)}).to_zarr(path, consolidated=False)
+    for name, expected in (("all", 48), ("some", 18 + 28)):
+        window = Window("time", history=3, lead=None, group=name)
+        assert Loader(path, inputs=["x"], window=window, global_batch_size=2).num_samples == expected
 
 
 def test_training_refuses_windows_in_a_line(source):
@@ -637,6 +706,78 @@ def test_a_state_of_other_windows_is_refused_by_name(tmp_path):
     )
     with pytest.raises(DataError, match=r"window=Window\(.*history=3.* was Window\(.*history=2"):
         other.load_state_dict(one.state_dict())
+
+
+def test_a_state_is_of_the_same_windows_however_they_are_said(folder):
+    data = dd.read_parquet(folder)
+    state = loader_of(data, hourly(step="1h")).state_dict()
+    for options in ({"step": "60min"}, {"step": None}, {"step": HOUR, "group": ["station"]}, {"known": ["x"]}):
+        loader_of(data, hourly(**options)).load_state_dict(state)
+    with pytest.raises(DataError, match=r"step='5 h'.* was Window\(.*step='1 h'"):
+        loader_of(data, hourly(step="5h", history=1, lead=1)).load_state_dict(state)
+
+
+def test_a_plan_tells_the_step_and_a_target_that_is_no_input(source, store):
+    plan = loader_of(source).plan
+    assert "\nwindows  of 7 rows of 'time', 1 h apart (the most common step; give step= if another is meant)\n" in str(
+        plan.explain()
+    )
+    assert "of 7 rows of 'time', 1 h apart\n" in str(loader_of(source, hourly(step="1h")).plan.explain())
+    frame = make_frame()
+    even = frame[frame.hour % 2 == 0]
+    assert "rows of 'time', 2 h apart (the most" in str(loader_of(even, hourly(history=2, lead=1)).plan.explain())
+    data = xr.open_zarr(store, consolidated=False)[["t2m", "sun", "number"]]
+    plan = Loader(data, target="number", window=Window("time", 2), global_batch_size=8).plan
+    assert "apart (the most common step; give step= if another is meant); target 'number' is no input, as it" in str(
+        plan.explain()
+    )
+
+
+def test_windows_are_counted_once_for_all_loaders_of_the_same_files(folder, monkeypatch):
+    passes = []
+
+    def summaries(source, groups, step, window, *, progress):
+        passes.append(progress)
+        return found(source, groups, step, window, progress=progress)
+
+    found = runs._summaries
+    monkeypatch.setattr(runs, "_summaries", summaries)
+    window = hourly(history=11, lead=2)
+    first = loader_of(folder, window)
+    first.count(progress=True)
+    assert passes[0] is True
+    passes.clear()
+    for other in (loader_of(folder, window), loader_of(folder, hourly(history=10, lead=[1, 3]))):
+        assert other.plan.order.chunk_rows.tolist() == first.plan.order.chunk_rows.tolist()
+    assert loader_of(folder, window).plan.source_identity == first.plan.source_identity
+    assert first._planned.source.runs.is_whole.dtype == bool
+    assert passes == []
+    assert loader_of(folder, hourly(history=11, lead=2, stride=2)).num_samples < first.num_samples
+    assert passes
+    passes.clear()
+    for _ in range(2):  # what lies in memory is counted each time
+        loader_of(make_frame(), window).count()
+    assert len(passes) == 2
+
+
+@pytest.mark.parametrize("kind", ["expression", "files"])
+def test_later_rows_that_are_not_those_planned_are_refused(tmp_path, kind):
+    write(make_frame().assign(station="a"), tmp_path)
+    data = dd.read_parquet(tmp_path)
+    window = hourly(group=None)
+    source = loader_of(data[data.x > -9] if kind == "expression" else str(tmp_path), window)._planned
+    source.count()
+    reads = source.source.base.read if kind == "expression" else source.source.base.read_slices
+    moved = type("Moved", (type(source.source.base),), {})
+    base = object.__new__(moved)
+    base.__dict__.update(source.source.base.__dict__)
+    chunk = int(np.flatnonzero(source.source.runs.after > 0)[0])
+    if kind == "expression":
+        moved.read = lambda self, number, *rest, **more: reads(number, *rest, **more).slice(int(number > chunk))
+    else:
+        moved.read_slices = lambda self, *rest, **more: iter([next(reads(*rest, **more)).slice(1)])
+    with pytest.raises(DataError, match=r"\d+ rows where \d+ were planned; open it anew"):
+        replace(source.source, base=base).read(chunk, ["load"])
 
 
 def test_a_listed_store_is_listed_below_windows_too(tmp_path):

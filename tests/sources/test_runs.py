@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dtk.errors import ArgumentError, DataError
 from dtk.sources import TableSource, Window
 from dtk.sources.runs import runs_of_axis, runs_of_table, window_starts
-from dtk.sources.times import step_of, times_of_arrays, times_of_table, unit_of_type
+from dtk.sources.times import step_of, step_text, times_of_arrays, times_of_table, unit_of_type
 from dtk.sources.windows import WindowSource
 
 
@@ -229,6 +229,26 @@ def test_a_null_time_is_refused_by_the_name_of_its_chunk():
     table = pa.table({"t": [1, 2, 3, None]})
     with pytest.raises(DataError, match=r"chunk 1: window dim='t' is null in 1 rows; .*dropna\(subset=\['t'\]\)"):
         runs_of_table(Ragged(table, [2, 2]), None, Window("t"))
+
+
+def test_a_time_that_is_nan_is_refused():
+    with pytest.raises(DataError, match=r"window dim='t' is NaN in 1 rows; .*dropna\(subset=\['t'\]\)"):
+        times_of_table(pa.table({"t": [1.0, float("nan"), 3.0]}), "t", [])
+
+
+def test_a_step_is_written_as_people_would():
+    written = {
+        step_text(step, np.dtype(unit))
+        for step, unit in ((3_600, "M8[s]"), (3_600_000, "m8[ms]"), (60, "M8[m]"), (36 * 10**11, "M8[ns]"))
+    }
+    assert written == {"1 h"}
+    assert [step_text(step, np.dtype(unit)) for step, unit in ((90, "M8[s]"), (7, "M8[D]"), (2, "M8[M]"))] == [
+        "90 s",
+        "7 D",
+        "2 M",
+    ]
+    assert [step_text(step, np.dtype("f8")) for step in (0.25, 3.0, None)] == ["0.25", "3", None]
+    assert step_text(10**15 + 1, np.dtype("i8")) == "1000000000000001"
 
 
 def test_starts_of_one_chunk():

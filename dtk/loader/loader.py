@@ -441,7 +441,7 @@ class Loader:
         DataError
             If the data is not what it was.
         ArgumentError
-            If the state is of another version, or incomplete.
+            If the state is of another version, incomplete or damaged.
         """
         plan = self.plan
         check_state(state, self._source, plan)
@@ -451,10 +451,10 @@ class Loader:
                     f"{name}={value!r} is ignored: the state goes on with {state['order'][name]!r}", stacklevel=2
                 )
         plan = self._make_plan(dict(state["order"]))
-        if not 0 <= state["step"] <= plan.num_steps or state["epoch"] < 0:
+        if state["step"] > plan.num_steps:
             raise ArgumentError(f"state is at step {state['step']} of epoch {state['epoch']}, where there is none")
         self._plan, self._ring = plan, None
-        self._epoch, self._step, self._is_ahead = int(state["epoch"]), int(state["step"]), True
+        self._epoch, self._step, self._is_ahead = state["epoch"], state["step"], True
 
     def __getstate__(self) -> dict[str, Any]:
         self.count()  # once, and not in each rank

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import uuid
+import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dtk.config import cache_directory
+from dtk.sources.publishing import written_whole
 
 __all__ = ["Counts", "load_counts", "save_counts"]
 
 _VERSION: Final = "dtk counts 1"
 _DIGEST_NBYTES: Final = 16
 _KEPT_FILES: Final = 256
+_KILLED_S: Final = 86_400  # after which nobody still writes a temporary file
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +61,13 @@ def load_counts(key: str) -> Counts | None:
     Counts or None
         None where there is no file, or one that is damaged or of another version.
     """
+    path = _path(key)
     try:
-        content = _path(key).read_bytes()
+        content = path.read_bytes()
     except OSError:
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # those used least recently go first
     digest, payload = content[:_DIGEST_NBYTES], content[_DIGEST_NBYTES:]
     return _unpacked(payload) if digest == _digest(key, payload) else None
 
@@ -83,11 +88,9 @@ def save_counts(key: str, counts: Counts) -> None:
         If the cache directory cannot be written.
     """
     path, payload = _path(key), _packed(counts)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(_digest(key, payload) + payload)
-        os.replace(temporary, path)
+        with written_whole(str(path), is_lasting=False) as temporary:
+            Path(temporary).write_bytes(_digest(key, payload) + payload)
         _forget_oldest(path.parent)
     except OSError as error:
         warnings.warn(
@@ -95,9 +98,6 @@ def save_counts(key: str, counts: Counts) -> None:
             "set dtk.cache-dir in Dask's configuration, or DASK_DTK__CACHE_DIR",
             stacklevel=2,
         )
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _path(key: str) -> Path:
@@ -138,3 +138,7 @@ def _forget_oldest(folder: Path) -> None:
             files.append((path.stat().st_mtime_ns, path))
     for _, path in sorted(files)[:-_KEPT_FILES]:
         path.unlink(missing_ok=True)
+    for path in folder.glob(".*.counts.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - _KILLED_S:
+                path.unlink()

@@ -430,10 +430,8 @@ class ParquetSource:
         """Open a file for one read, or take up the one that this thread has open."""
         if fetched:
             content: RowGroupBytes = fetched[0].result()
-            dictionaries = list(self.as_dictionaries)
-            with pq.ParquetFile(
-                content.file, metadata=content.footer, read_dictionary=dictionaries, pre_buffer=False
-            ) as opened:
+            options = {"read_dictionary": list(self.as_dictionaries), "page_checksum_verification": True}
+            with pq.ParquetFile(content.file, metadata=content.footer, pre_buffer=False, **options) as opened:
                 yield opened
             return
         path = self.root + self.names[file]

@@ -155,6 +155,7 @@ def _encode_table(table: pa.Table) -> bytes:
         row_group_size=max(1, -(-table.num_rows // num_groups)),
         compression=CODEC,
         use_dictionary=repeating,
+        write_page_checksum=True,
     )
     encoded: bytes = sink.getvalue().to_pybytes()
     return encoded

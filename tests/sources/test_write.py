@@ -16,7 +16,6 @@ import pytest
 from dtk.errors import ArgumentError, DataError
 from dtk.sources import as_source, write_parquet
 from dtk.sources import open as open_data
-from dtk.sources.write import publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # Dask 2026.8 with pandas 3.1
 
@@ -230,12 +229,3 @@ def test_refused(tmp_path):
     bad = collection().assign(i=collection().i.map(lambda value: "text", meta=("i", "int64")))
     with pytest.raises(DataError, match=r"partition \d: .*give the column one type"):
         write_parquet(bad, tmp_path / "out")
-
-
-def test_what_a_process_left_that_was_killed_while_it_removed_the_old_one_is_removed(tmp_path):
-    for name in ("new", "out", "out.replaced-token"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "part.parquet").write_text(name)
-    publish(str(tmp_path / "new"), str(tmp_path / "out"), "token", replaces=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / "part.parquet").read_text() == "new"

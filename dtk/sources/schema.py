@@ -16,7 +16,7 @@ from dask.dataframe.dask_expr.io import FromPandas
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.dataframe.utils import has_known_categories
 
-from dtk.errors import SourceError
+from dtk.errors import DataError, SourceError
 from dtk.sources.source import Source, as_source, readable
 
 __all__ = ["arrow_schema", "arrow_type", "row_nbytes", "schema_of", "stored_type", "table_of_frame"]
@@ -119,6 +119,11 @@ def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.
     -------
     pa.DataType
         The same for every chunk.
+
+    Raises
+    ------
+    DataError
+        If Arrow has none.
     """
     if isinstance(column.dtype, pd.CategoricalDtype):
         if has_known_categories(column) and len(column.cat.categories):
@@ -129,7 +134,13 @@ def arrow_type(column: pd.Series[Any], stored: pa.DataType | None = None) -> pa.
     if column.dtype == object:
         found = stored if stored is not None and not pa.types.is_null(stored) else pa.string()
     else:
-        found = pa.Schema.from_pandas(column.iloc[:0].to_frame(), preserve_index=False).field(0).type
+        try:
+            found = pa.Schema.from_pandas(column.iloc[:0].to_frame(), preserve_index=False).field(0).type
+        except pa.ArrowException as error:
+            raise DataError(
+                f"column {column.name!r} holds {column.dtype}, which Arrow and Parquet have no type for;"
+                " give it another with astype, or leave it out"
+            ) from error
     return pa.string() if pa.types.is_large_string(found) else found
 
 

@@ -85,7 +85,7 @@ def spool(
     dim : str, optional
         For a Dataset, the dimension of the samples; the first one of the biggest variable if None.
     max_nbytes : int or str, optional
-        Bytes on disk that the spool may take; what is free there if None.
+        Bytes on disk that the spool may take; what is free there if None. The work ends soon after it takes more.
     cache : str or path, optional
         A directory of each host's own disk. What reads the spool copies files there at first use, and reads them from
         there afterwards; processes and spools may share it. Without one, all is read from `path`.
@@ -106,11 +106,23 @@ def spool(
     Raises
     ------
     ArgumentError
-        If `path` holds something else, the spool of other data, or what `data` is read from.
+        If `path` holds something else, the spool of other data, or what `data` is read from; also if it came to hold
+        something during the work.
     DiskLimitError
         If the spool would take more than is free or than `max_nbytes`, as far as it is known before the work; or does.
     DataError
-        If a column's values do not fit one type, or a variable cannot be stored, or a complete spool was damaged.
+        If there are no rows, a column's values do not fit one type, or a variable cannot be stored as it is. If files
+        of a complete spool are missing, of another size, or not its own.
+    DependencyError
+        If a package for the protocol of a URL is missing.
+    FetchError
+        If an object store failed too often.
+
+    Warns
+    -----
+    UserWarning
+        If another process writes the same: it is waited for, and its result taken. If an object store holds what
+        interrupted spools have left.
 
     Notes
     -----
@@ -119,6 +131,10 @@ def spool(
     without samples are held in memory. A Dataset is known again by the names that Dask gives to what is computed, and
     so by paths, times and metadata. Data that functions of the user's own read (`from_map`, `from_delayed`) may change
     without notice: it is spooled whole each time.
+
+    Who opens a spool looks at its manifest: the files of a table must be there, and a chunk of a grid that is not is no
+    fill value but a `DataError`, when it is read. Pages of Parquet and chunks of Zarr carry sums. `dtk.Loader` compares
+    both; Dask compares those of Zarr.
 
     Examples
     --------

@@ -14,7 +14,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -23,6 +23,7 @@ from dtk.memory import format_nbytes
 from dtk.sources.publishing import LOCK, is_held, publish, sole_writer, written_whole
 from dtk.sources.spool_manifest import MANIFEST, OBJECTS, Manifest, Objects, Piece, content_digest
 from dtk.sources.spool_place import RECORDS, UNPUBLISHED, Place, sizes_below
+from dtk.sources.store_owner import OWNER, sole_owner
 
 __all__ = ["Staging", "begun_nbytes", "clear_records", "remove_abandoned", "unfinished"]
 
@@ -93,9 +94,11 @@ class Staging:
         Returns
         -------
         context manager
-            Of whether another one was waited for. An object store has no locks.
+            Of whether another one was waited for.
         """
-        return sole_writer(self.directory, self.place.path) if self.place.is_local else nullcontext(False)
+        if self.place.is_local:
+            return sole_writer(self.directory, self.place.path)
+        return sole_owner(self.place, self.directory)
 
     def put(self, number: int, num_rows: int, objects: Mapping[str, bytes]) -> Piece:
         """Write a piece, each object whole or not at all.
@@ -240,15 +243,18 @@ class Staging:
 
     def _clear_store(self, manifest: Manifest, replaces: bool) -> None:
         """Remove what the spool has replaced; tell of what others left."""
-        rests = [f"{self.place.root}/{name}" for name in unfinished(self.place) if name != manifest.data]
+        names = [name for name in unfinished(self.place) if name.removesuffix(OWNER) != manifest.data]
         if replaces:
-            for rest in rests:
-                self.place.call("rm", rest, recursive=True)
-        elif rests:
-            nbytes = sum(size or 0 for rest in rests for size in sizes_below(self.place, rest).values())
+            for name in names:
+                self.place.call("rm", f"{self.place.root}/{name}", recursive=True)
+            return
+        rests = [name for name in names if not name.endswith(OWNER)]
+        if rests:
+            sizes = [sizes_below(self.place, f"{self.place.root}/{name}") for name in rests]
+            nbytes = format_nbytes(sum(size or 0 for one in sizes for size in one.values()))
             warnings.warn(
-                f"path={self.place.path!r} also holds {format_nbytes(nbytes)} of spools that were interrupted, or are"
-                f" being written: {', '.join(map(os.path.basename, rests))}; remove what nobody goes on with",
+                f"path={self.place.path!r} also holds {nbytes} of spools that were interrupted, or are being written:"
+                f" {', '.join(rests)}; remove what nobody goes on with",
                 stacklevel=4,
             )
 

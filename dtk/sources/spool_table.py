@@ -74,8 +74,8 @@ class TableWork:
     @cached_property
     def schema(self) -> pa.Schema:
         """Columns as they are written, with pandas' own description of their types."""
-        meta = pa.Schema.from_pandas(self.frame._meta, preserve_index=False)
-        return arrow_schema(self.frame).with_metadata(meta.metadata)
+        schema = arrow_schema(self.frame)
+        return schema.with_metadata(pa.Schema.from_pandas(self.frame._meta, preserve_index=False).metadata)
 
     @cached_property
     def layout(self) -> str:

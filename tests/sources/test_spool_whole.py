@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import dtk
 from dtk.errors import ArgumentError, DataError, DiskLimitError, FetchError
-from dtk.sources import remote, spool_cache, spool_grid, spool_table
+from dtk.sources import remote, spool_cache, spool_grid, spool_table, store_owner
 from dtk.sources.remote import Retries
 from dtk.sources.spool_manifest import Objects, Piece
 
@@ -34,6 +34,7 @@ ROWS = 400
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(spool_table, "FILE_NBYTES", 1)
+    monkeypatch.setattr(store_owner, "SETTLE_S", 0)
     monkeypatch.setattr(spool_grid, "CHUNK_NBYTES", 10 * 20 * 8)
     monkeypatch.setattr(spool_grid, "PIECE_NBYTES", 20 * 20 * 8)
 
@@ -398,6 +399,13 @@ def test_a_store_that_stays_away_is_named(flaky, monkeypatch):
 def test_what_cannot_be_opened_is_refused_by_name(tmp_path):
     with pytest.raises(ArgumentError, match=r"path='foo://x' cannot be opened: Protocol not known: foo"):
         dtk.spool(make_table(), "foo://x")
+
+
+def test_a_column_without_a_type_is_refused_by_name(tmp_path):
+    for write in (dtk.spool, dtk.write_parquet):
+        with pytest.raises(DataError, match="column 'z' holds complex128, which Arrow and Parquet have no type for"):
+            write(pd.DataFrame({"x": [1.0], "z": [1j]}), tmp_path / "out")
+    assert not os.listdir(tmp_path)
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):

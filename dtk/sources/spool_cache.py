@@ -23,6 +23,7 @@ from dtk.errors import ArgumentError, DataError
 from dtk.sources.filesystems import filesystem_of
 from dtk.sources.publishing import written_whole
 from dtk.sources.spool_manifest import Objects, content_digest, read_manifest
+from dtk.sources.spool_place import Place
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -186,10 +187,11 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
     @cached_property
     def _objects(self) -> tuple[str, Objects]:
         """The directory of the pieces, and what the spool's list says of them."""
-        manifest = read_manifest(self._root, self._target)
+        place = Place(self._root, self._root, self._target)
+        manifest = read_manifest(self._root, place)
         if manifest is None or content_digest(manifest.to_json()) != self._published:
             raise DataError(f"{self._root} was written again since it was opened; open it anew")
-        return f"{manifest.directory(self._root)}/", manifest.read_objects(self._root, self._target)
+        return f"{manifest.directory(self._root)}/", manifest.read_objects(self._root, place)
 
     @cached_property
     def _max_nbytes(self) -> int:
@@ -253,7 +255,7 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def _copied(self, path: str, local: str, nbytes: int, digest: str) -> bytes:
         """Fetch a file, and keep a copy where there is room."""
-        content: bytes = self._target.cat_file(path)
+        content = Place(self._root, self._root, self._target).cat_file(path)
         if len(content) != nbytes or content_digest(content) != digest:
             raise DataError(f"{self.unstrip_protocol(path)} is not what was spooled; spool again with overwrite=True")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ __all__ = ["RECORDS", "UNPUBLISHED", "Place", "sizes_below"]
 
 RECORDS: Final = "_records"
 UNPUBLISHED: Final = "_data-"  # what the names of directories begin with that readers of an object store pass over
+_UNPUBLISHED: Final = re.compile(rf"{UNPUBLISHED}(unknown-)?[0-9a-f]{{32,}}-[0-9a-f]{{8}}(-again)?(\.owner)?")
 
 
 @dataclass(frozen=True)
@@ -162,12 +164,24 @@ class Place:
             return found
         if not self.exists(self.root):
             return None
-        below = self.call("ls", self.root, detail=False)
-        if not self.is_local:  # what interrupted spools left
-            below = [name for name in below if not os.path.basename(name.rstrip("/")).startswith(UNPUBLISHED)]
+        below = {os.path.basename(name.rstrip("/")) for name in self.call("ls", self.root, detail=False)}
+        if not self.is_local:
+            below.difference_update(self.unpublished())
         if not self.call("isdir", self.root) or below:
             raise ArgumentError(f"path={self.path!r} exists and is no spool; give another path")
         return None
+
+    def unpublished(self) -> list[str]:
+        """List what lies below an object store's path that was not published, or was before.
+
+        Returns
+        -------
+        list of str
+            Names of prefixes and of their owners, sorted; that of what is published, too.
+        """
+        self.fs.invalidate_cache()
+        names = [os.path.basename(name.rstrip("/")) for name in self.call("ls", self.root, detail=False)]
+        return sorted(name for name in names if _UNPUBLISHED.fullmatch(name))
 
     def check_whole(self, manifest: Manifest) -> Objects:
         """Compare the names and sizes of a spool's files with its manifest.

@@ -243,7 +243,7 @@ class Staging:
 
     def _clear_store(self, manifest: Manifest, replaces: bool) -> None:
         """Remove what the spool has replaced; tell of what others left."""
-        names = [name for name in unfinished(self.place) if name.removesuffix(OWNER) != manifest.data]
+        names = [name for name in self.place.unpublished() if name.removesuffix(OWNER) != manifest.data]
         if replaces:
             for name in names:
                 self.place.call("rm", f"{self.place.root}/{name}", recursive=True)
@@ -333,8 +333,11 @@ def clear_records(place: Place, manifest: Manifest) -> None:
         Its own.
     """
     records = f"{manifest.directory(place.root)}/{RECORDS}"
-    if place.exists(records):
-        place.call("rm", records, recursive=True)
+    if place.is_local:
+        shutil.rmtree(records, ignore_errors=True)
+    elif place.exists(records):
+        with suppress(FileNotFoundError):  # another process does the same
+            place.call("rm", records, recursive=True)
 
 
 def remove_abandoned(place: Place) -> None:
@@ -369,22 +372,18 @@ def begun_nbytes(place: Place, identity: str) -> int:
 
 
 def unfinished(place: Place, identity: str = "*") -> list[str]:
-    """List what interrupted spools have left at a place.
+    """List what interrupted spools have left beside a place.
 
     Parameters
     ----------
     place : Place
-        On a disk, or in an object store.
+        On a disk.
     identity : str
         Hash of what is spooled; any if left out.
 
     Returns
     -------
     list of str
-        Directories beside it on a disk; in an object store names below it, with that of what is published.
+        Directories.
     """
-    if place.is_local:
-        return sorted(glob.glob(f"{glob.escape(place.root)}.partial-{identity}-*"))
-    place.fs.invalidate_cache()
-    names = [os.path.basename(name.rstrip("/")) for name in place.call("ls", place.root, detail=False)]
-    return sorted(name for name in names if name.startswith(UNPUBLISHED))
+    return sorted(glob.glob(f"{glob.escape(place.root)}.partial-{identity}-*"))

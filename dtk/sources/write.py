@@ -26,6 +26,7 @@ from dask.delayed import DelayedLeaf, delayed
 from dask.utils import parse_bytes
 
 from dtk.errors import ArgumentError, DataError
+from dtk.sources.open import INDEX_COLUMN
 from dtk.sources.publishing import finish_replacing, publish, sole_writer, written_whole
 from dtk.sources.schema import arrow_schema, table_of_frame
 
@@ -74,6 +75,11 @@ def write_parquet(
         If the path is remote, exists, or holds what `frame` is read from, or an argument cannot work.
     DataError
         If a column's values do not fit one type.
+
+    Warns
+    -----
+    UserWarning
+        If another process writes the same: it is waited for, and its result taken.
     """
     target = _checked_target(path, overwrite)
     if row_group_rows < 1:
@@ -231,12 +237,12 @@ def as_frame(frame: Any) -> dd.DataFrame:
     Returns
     -------
     dask.dataframe.DataFrame
-        With a named index as a column, and columns that are named by strings.
+        With a named index as a column, where none has its name, and columns that are named by strings.
 
     Raises
     ------
     ArgumentError
-        If it is no table.
+        If it is no table, or a column has a name that pandas gives to an index.
     """
     if isinstance(frame, (pd.Series, dd.Series)):
         frame = frame.to_frame(frame.name if frame.name is not None else "value")
@@ -251,6 +257,9 @@ def as_frame(frame: Any) -> dd.DataFrame:
     renamed: dd.DataFrame = frame.rename(
         columns={name: str(name) for name in frame.columns if not isinstance(name, str)}
     )
+    of_index = [name for name in renamed.columns if name.startswith(INDEX_COLUMN)]
+    if of_index:
+        raise ArgumentError(f"frame has the column {of_index[0]!r}, a name by which readers know an index; rename it")
     return renamed
 
 

@@ -310,15 +310,15 @@ def test_what_a_killed_process_left_of_data_that_nobody_knows_again_is_removed(t
 def test_what_interrupted_spools_left_in_an_object_store_is_told_and_removed():
     memory = fsspec.filesystem("memory")
     try:
-        memory.pipe_file("/whole/out/_data-old-1234/part-00000.parquet", b"x" * 2048)
-        with pytest.warns(
-            UserWarning, match=r"path='memory://whole/out' also holds 2.0 KiB of spools .*_data-old-1234"
-        ):
+        old = f"_data-{'0' * 32}-01234567"
+        memory.pipe_file(f"/whole/out/{old}/part-00000.parquet", b"x" * 2048)
+        with pytest.warns(UserWarning, match=rf"path='memory://whole/out' also holds 2.0 KiB of spools .*{old}"):
             dtk.spool(make_table(), "memory://whole/out")
+        memory.pipe_file("/whole/out/_data-raw/precious", b"mine")
         dtk.spool(make_table(1), "memory://whole/out", overwrite=True)
         names = {name.split("/")[3] for name in memory.find("/whole")}
-        assert len(names) == 2
-        assert "_data-old-1234" not in names
+        assert len(names) == 3
+        assert {"_data-raw", old} & names == {"_data-raw"}
     finally:
         memory.rm("/whole", recursive=True)
 

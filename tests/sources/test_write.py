@@ -224,6 +224,8 @@ def test_a_directory_of_other_files_is_never_replaced(tmp_path):
 def test_refused(tmp_path):
     with pytest.raises(ArgumentError, match="path='s3://bucket/x' is remote"):
         write_parquet(collection(), "s3://bucket/x")
+    with pytest.raises(ArgumentError, match="frame has the column '__index_level_0__', a name by which readers know"):
+        write_parquet(pd.DataFrame({"x": [1], "__index_level_0__": [2]}), tmp_path / "out")
     with pytest.raises(ArgumentError, match="row_group_rows=0"):
         write_parquet(collection(), tmp_path / "out", row_group_rows=0)
     bad = collection().assign(i=collection().i.map(lambda value: "text", meta=("i", "int64")))

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import ArgumentError, DataError, DtkError, FetchError
 from dtk.sources.filesystems import filesystem_of
 from dtk.sources.remote import steadily
 from dtk.sources.spool_manifest import MANIFEST, OBJECTS, Manifest, Objects, read_manifest
@@ -97,12 +97,21 @@ class Place:
         Raises
         ------
         FetchError
-            If an object store failed too often.
+            If an object store failed too often, or refused.
         """
         function = getattr(self.fs, method)
         if self.is_local:
             return function(path, *arguments, **options)
-        return steadily(self.fs.unstrip_protocol(path), function, path, *arguments, **options)
+        url = self.fs.unstrip_protocol(path)
+        try:
+            return steadily(url, function, path, *arguments, **options)
+        except (DtkError, FileNotFoundError):
+            raise
+        except Exception as error:  # clients raise what they like
+            remedy = "check the address, the rights, and the credentials in storage_options= or the environment"
+            raise FetchError(
+                f"{url} cannot be reached ({method}): {type(error).__name__}: {error}; {remedy}"
+            ) from error
 
     def exists(self, path: str) -> bool:
         """Tell whether something is there.

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from dtk.errors import ArgumentError, DataError, DiskLimitError
+from dtk.errors import ArgumentError, DataError, DiskLimitError, FetchError
 from dtk.memory import format_nbytes
 from dtk.sources.publishing import LOCK, is_held, publish, sole_writer, written_whole
 from dtk.sources.spool_manifest import MANIFEST, OBJECTS, Manifest, Objects, Piece, content_digest
@@ -175,6 +175,8 @@ class Staging:
             piece = Piece.of_json(json.loads(self.place.cat_file(path)))
             if all(self._told_of(name) == told for name, told in piece.objects.items()):
                 return [piece]
+        except FetchError:
+            raise
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not there, or not whole: either way it is written again
         self._remove_file(path)

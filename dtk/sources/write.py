@@ -82,6 +82,7 @@ def write_parquet(
         If another process writes the same: it is waited for, and its result taken.
     """
     target = _checked_target(path, overwrite)
+    before = _inode(target)
     if row_group_rows < 1:
         raise ArgumentError(f"row_group_rows={row_group_rows} must be at least 1")
     table = as_frame(frame)
@@ -95,10 +96,10 @@ def write_parquet(
     table = table.optimize()
     token = tokenize(identity, str(schema), row_group_rows, None if is_resumable else uuid.uuid4().hex)[:16]
     partial_path = f"{target}.partial-{token}"
-    before = _inode(target)
     with sole_writer(partial_path, os.fspath(path)) as has_waited:
         if has_waited and _inode(target) != before:  # the other process wrote the same
             return target
+        _checked_target(path, overwrite)  # it may have come into being since
         try:
             _write_parts(table, partial_path, schema, row_group_rows, progress)
         except BaseException:

@@ -390,9 +390,19 @@ def test_storage_options_reach_all_and_failures_pass(flaky, tmp_path, is_cached)
     assert sum(len(batch["inputs"]) for batch in loader) == 60
 
 
-def test_a_store_that_stays_away_is_named(flaky, monkeypatch):
-    monkeypatch.setattr(Flaky, "_fail", lambda *_: (_ for _ in ()).throw(ConnectionResetError("gone")))
-    with pytest.raises(FetchError, match=r"flaky://.*ConnectionResetError: gone"):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ConnectionResetError("gone"), r"flaky://.* in 4 attempts: ConnectionResetError: gone"),
+        (PermissionError("denied"), r"flaky://.* cannot be reached \(cat_file\): PermissionError: denied; check the"),
+    ],
+)
+def test_a_store_that_does_not_take_what_is_written_is_named(flaky, monkeypatch, error, message):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Flaky, "_fail", fail)
+    with pytest.raises(FetchError, match=message):
         dtk.spool(make_table(), "flaky://out", storage_options=flaky)
 
 

@@ -62,6 +62,13 @@ class LocalStore(_Whole, storage.LocalStore):
         Whether nothing is written.
     """
 
+    def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
+        """Read an object, or a part of it, without an event loop."""
+        found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
+        if found is None:
+            refuse_absent(self, key)
+        return found
+
 
 class FsspecStore(_Whole, storage.FsspecStore):
     """A spool in an object store, or one that is read through a cache.

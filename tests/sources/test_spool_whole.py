@@ -25,7 +25,9 @@ from hypothesis import strategies as st
 import dtk
 from dtk.errors import ArgumentError, DataError, DiskLimitError, FetchError
 from dtk.sources import remote, spool_cache, spool_grid, spool_table, store_owner
+from dtk.sources.listing import list_files
 from dtk.sources.remote import Retries
+from dtk.sources.spool_cache import zarr_store
 from dtk.sources.spool_manifest import Objects, Piece
 
 ROWS = 400
@@ -135,6 +137,15 @@ def test_lost_and_damaged_chunks_of_a_grid_are_told_by_all_who_read_it(place, tm
         sum(1 for _ in loader)
     with pytest.raises((DataError, ValueError), match=f"{message}|[cC]hecksum"):
         data.load()
+
+
+def test_absent_chunks_are_told_by_the_store_itself(tmp_path):
+    dtk.spool(make_grid(), tmp_path / "out")
+    store = zarr_store(list_files(tmp_path / "out"))
+    assert store.get_sync("v/zarr.json") is not None
+    assert store.get_sync("v/.zarray") is None
+    with pytest.raises(DataError, match=r"v/c/77/0 is missing"):
+        store.get_sync("v/c/77/0")
 
 
 def test_arrays_of_a_spool_have_the_same_names_until_it_is_written_again(place):

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pytest
 import xarray as xr
 from fsspec.implementations.memory import MemoryFileSystem
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dtk
@@ -156,6 +156,7 @@ def test_arrays_of_a_spool_have_the_same_names_until_it_is_written_again(place):
     assert os.path.basename(second.encoding["source"].rstrip("/")).startswith(("out", "_data-"))
 
 
+@settings(deadline=None, max_examples=50)
 @given(
     st.dictionaries(
         st.text(st.characters(codec="utf-8"), min_size=1),

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fsspec.implementations.local import LocalFileSystem
 
-from dtk.errors import ArgumentError, DataError, DtkError, FetchError
+from dtk.errors import ArgumentError, DataError, DtkError, FetchError, NotFoundError
 from dtk.sources.filesystems import filesystem_of
 from dtk.sources.remote import steadily
 from dtk.sources.spool_manifest import MANIFEST, OBJECTS, Manifest, Objects, read_manifest
@@ -98,6 +98,8 @@ class Place:
         ------
         FetchError
             If an object store failed too often, or refused.
+        NotFoundError
+            If it has no place for what is written.
         """
         function = getattr(self.fs, method)
         if self.is_local:
@@ -105,7 +107,13 @@ class Place:
         url = self.fs.unstrip_protocol(path)
         try:
             return steadily(url, function, path, *arguments, **options)
-        except (DtkError, FileNotFoundError):
+        except FileNotFoundError as error:
+            if method != "pipe_file":
+                raise
+            raise NotFoundError(
+                f"{url} cannot be written: {error}; make its bucket first, or check the name"
+            ) from error
+        except DtkError:
             raise
         except Exception as error:  # clients raise what they like
             remedy = "check the address, the rights, and the credentials in storage_options= or the environment"

@@ -63,7 +63,27 @@ class LocalStore(_Whole, storage.LocalStore):
     """
 
     def get_sync(self, key: str, *, prototype: Any = None, byte_range: Any = None) -> Any:
-        """Read an object, or a part of it, without an event loop."""
+        """Read an object, or a part of it, without an event loop.
+
+        Parameters
+        ----------
+        key : str
+            Its name.
+        prototype : zarr.core.buffer.BufferPrototype, optional
+            Of the buffer.
+        byte_range : zarr.abc.store.ByteRequest, optional
+            The part; all of it if None.
+
+        Returns
+        -------
+        zarr.core.buffer.Buffer or None
+            None for metadata that is not there.
+
+        Raises
+        ------
+        DataError
+            If it is a chunk that is not there.
+        """
         found = super().get_sync(key, prototype=prototype, byte_range=byte_range)
         if found is None:
             refuse_absent(self, key)

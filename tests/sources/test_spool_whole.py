@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dtk
-from dtk.errors import ArgumentError, DataError, DiskLimitError, FetchError
+from dtk.errors import ArgumentError, DataError, DiskLimitError, FetchError, NotFoundError
 from dtk.sources import remote, spool_cache, spool_grid, spool_table, store_owner
 from dtk.sources.listing import list_files
 from dtk.sources.remote import Retries
@@ -415,6 +415,15 @@ def test_a_store_that_does_not_take_what_is_written_is_named(flaky, monkeypatch,
 
     monkeypatch.setattr(Flaky, "_fail", fail)
     with pytest.raises(FetchError, match=message):
+        dtk.spool(make_table(), "flaky://out", storage_options=flaky)
+
+
+def test_a_bucket_that_is_not_there_is_named(flaky, monkeypatch):
+    def fail(self, path, *_, **__):
+        raise FileNotFoundError("no such bucket")
+
+    monkeypatch.setattr(Flaky, "pipe_file", fail)
+    with pytest.raises(NotFoundError, match=r"flaky://.* cannot be written: no such bucket; make its bucket first"):
         dtk.spool(make_table(), "flaky://out", storage_options=flaky)
 
 

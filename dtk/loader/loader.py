@@ -405,7 +405,7 @@ class Loader:
         DataError
             If the data is not what it was, or not where it was: the same files under another path are other data.
         ArgumentError
-            If the state is of another version, or incomplete.
+            If the state is of another version, incomplete or damaged.
         """
         self._planned.load(state, self.ranks)
         self._position.go_to(int(state["epoch"]), int(state["step"]))

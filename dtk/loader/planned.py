@@ -141,7 +141,7 @@ class Planned:
                     f"{name}={value!r} is ignored: the state goes on with {state['order'][name]!r}", stacklevel=3
                 )
         plan = self._make(ranks, dict(state["order"]))
-        if not 0 <= state["step"] <= plan.num_steps or state["epoch"] < 0:
+        if state["step"] > plan.num_steps:
             raise ArgumentError(f"state is at step {state['step']} of epoch {state['epoch']}, where there is none")
         self.plan = plan
 

@@ -28,6 +28,7 @@ from dtk.sources.variables import ArrayBlock
 __all__ = ["EpochDraw", "Sampling", "SamplingRule", "counting_source", "make_rule", "names_in"]
 
 BALANCED: Final = "balanced"
+_SAME_SUM: Final = 1e-9  # the same weights may be added up in another order
 
 Floats = NDArray[np.float64]
 
@@ -109,11 +110,13 @@ class Sampling:
             digest.update(self.counts.class_rows.tobytes() + repr(self.counts.classes.to_pylist()).encode())
         return digest.hexdigest()
 
-    def row_weights(self, block: pa.Table | ArrayBlock) -> Floats:
+    def row_weights(self, chunk: int, block: pa.Table | ArrayBlock) -> Floats:
         """Return what the rows of a chunk weigh.
 
         Parameters
         ----------
+        chunk : int
+            The chunk.
         block : pyarrow.Table or ArrayBlock
             All rows of the chunk.
 
@@ -125,12 +128,13 @@ class Sampling:
         Raises
         ------
         DataError
-            If they are not what was counted.
+            If they do not add up to what was counted.
         """
         column = self.rule.column
         values = block.column(column) if isinstance(block, pa.Table) else block.arrays[column]
         weights = to_weights(values) if self.counts.classes is None else self._class_weights(to_classes(values))
-        if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        is_fit = np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
+        if not (is_fit and np.isclose(weights.sum(), self.chunk_weights[chunk], rtol=_SAME_SUM, atol=0)):
             raise DataError(f"the values of {column!r} are not those that were counted; open the data anew")
         return weights
 
@@ -183,7 +187,7 @@ class EpochDraw:
         DataError
             If the rows do not weigh what was counted.
         """
-        weights = self._sampling.row_weights(block)
+        weights = self._sampling.row_weights(chunk, block)
         size, total = int(self._rows_a_draw[chunk]), int(self.num_rows[chunk])
         for first, num_rows in runs:
             numbers = range(first // size, -(-(first + num_rows) // size))

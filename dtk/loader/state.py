@@ -65,13 +65,16 @@ def check_state(state: Mapping[str, Any], source: Source | ArraySource, plan: Pl
     DataError
         If the data is not what it was.
     ArgumentError
-        If the state is of another version, or incomplete, or rows are drawn in another way.
+        If the state is of another version, incomplete or damaged, or rows are drawn in another way.
     """
+    if not isinstance(state, Mapping):
+        raise ArgumentError(f"state={state!r} is none; pass what state_dict() returned")
     if state.get("version") != _VERSION:
         raise ArgumentError(f"state of version {state.get('version')!r} must be of version {_VERSION}")
     missing = sorted({"epoch", "step", "source", "num_rows", "num_chunks", "order"} - state.keys())
     if missing:
         raise ArgumentError(f"state={sorted(state)!r} lacks {missing}; pass what state_dict() returned")
+    _check_values(state, plan)
     drawn, draws = state.get("sampling") or {}, plan.sampling or {}
     if drawn.get("by") != draws.get("by"):
         raise ArgumentError(
@@ -91,3 +94,30 @@ def check_state(state: Mapping[str, Any], source: Source | ArraySource, plan: Pl
             f"what rows are drawn by, sampling={draws.get('by')!r}, is not what the state was saved with: the column's "
             "values or the target changed; restore them, or start anew without the state"
         )
+
+
+def _check_values(state: Mapping[str, Any], plan: Plan) -> None:
+    """Refuse what no loader has saved, before anything is made of it."""
+    order, sampling = state["order"], state.get("sampling")
+    if not isinstance(order, Mapping) or order.keys() != plan.order.parameters().keys():
+        raise _damaged("order", order, f"have the keys {list(plan.order.parameters())}")
+    if not isinstance(sampling, Mapping | None) or not isinstance(state.get("facts", {}), Mapping):
+        raise _damaged("sampling, facts", [sampling, state.get("facts")], "be mappings")
+    least = {"epoch": 0, "step": 0, "num_rows": 0, "num_chunks": 0}
+    least_of_order = {"global_batch_size": 1, "num_shards": 1, "fill_rows": 1, "seed": 0}
+    if order["block_rows"] is not None:
+        least_of_order["block_rows"] = 1
+    for values, bounds in ((state, least), (order, least_of_order)):
+        for name, bound in bounds.items():
+            value = values[name]
+            if not isinstance(value, int) or isinstance(value, bool) or value < bound:
+                raise _damaged(name, value, f"be a whole number, at least {bound}")
+    most = order["global_batch_size"] if order["shuffle"] else 1
+    if order["num_shards"] > most:
+        raise _damaged("num_shards", order["num_shards"], f"be at most {most}")
+    if order["tail"] not in ("trim", "pad") or not isinstance(order["shuffle"], bool):
+        raise _damaged("tail, shuffle", [order["tail"], order["shuffle"]], "be 'trim' or 'pad', and True or False")
+
+
+def _damaged(name: str, value: Any, rule: str) -> ArgumentError:
+    return ArgumentError(f"state is damaged: {name}={value!r} must {rule}; pass what state_dict() returned")

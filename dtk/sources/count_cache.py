@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import uuid
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dtk.config import cache_directory
+from dtk.sources.publishing import written_whole
 from dtk.sources.source import TableSource
 
 __all__ = ["Counts", "key_of", "load_arrays", "load_counts", "save_arrays", "save_counts"]
@@ -24,6 +25,7 @@ __all__ = ["Counts", "key_of", "load_arrays", "load_counts", "save_arrays", "sav
 _VERSION: Final = "dtk counts 1"
 _DIGEST_NBYTES: Final = 16
 _KEPT_FILES: Final = 256
+_KILLED_S: Final = 86_400  # after which nobody still writes a temporary file
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +122,8 @@ def load_arrays(key: str) -> dict[str, pa.Array] | None:
         content = _path(key).read_bytes()
     except OSError:
         return None
+    with contextlib.suppress(OSError):
+        os.utime(_path(key))  # those used least recently go first
     digest, payload = content[:_DIGEST_NBYTES], content[_DIGEST_NBYTES:]
     return _unpacked(payload) if digest == _digest(key, payload) else None
 
@@ -140,11 +144,9 @@ def save_arrays(key: str, arrays: Mapping[str, Any]) -> None:
         If the cache directory cannot be written.
     """
     path, payload = _path(key), _packed(arrays)
-    temporary = path.with_suffix(f".{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(_digest(key, payload) + payload)
-        os.replace(temporary, path)
+        with written_whole(str(path), is_lasting=False) as temporary:
+            Path(temporary).write_bytes(_digest(key, payload) + payload)
         _forget_oldest(path.parent)
     except OSError as error:
         warnings.warn(
@@ -152,9 +154,6 @@ def save_arrays(key: str, arrays: Mapping[str, Any]) -> None:
             "set dtk.cache-dir in Dask's configuration, or DASK_DTK__CACHE_DIR",
             stacklevel=2,
         )
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _path(key: str) -> Path:
@@ -193,3 +192,7 @@ def _forget_oldest(folder: Path) -> None:
             files.append((path.stat().st_mtime_ns, path))
     for _, path in sorted(files)[:-_KEPT_FILES]:
         path.unlink(missing_ok=True)
+    for path in folder.glob(".*.counts.*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime < time.time() - _KILLED_S:
+                path.unlink()

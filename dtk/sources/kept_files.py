@@ -154,7 +154,9 @@ def _map(path: str, version: str, as_dictionaries: tuple[str, ...]) -> _MappedFi
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     footer = FOOTERS.get((path, version))
     content = pa.BufferReader(pa.py_buffer(mapped))
-    opened = pq.ParquetFile(content, metadata=footer, read_dictionary=list(as_dictionaries))
+    opened = pq.ParquetFile(
+        content, metadata=footer, read_dictionary=list(as_dictionaries), page_checksum_verification=True
+    )
     if footer is None:
         FOOTERS.put((path, version), opened.metadata)
     return mapped, opened

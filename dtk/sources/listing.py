@@ -17,7 +17,8 @@ from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError
 from dtk.sources.columns import close_to
 from dtk.sources.filesystems import SteadyFiles, filesystem_of, storage_options_of
 from dtk.sources.remote import is_transient
-from dtk.sources.spool_manifest import spooled_root
+from dtk.sources.spool_manifest import Manifest, read_manifest
+from dtk.sources.spool_place import Place
 
 __all__ = ["FORMATS", "Listing", "compression_of", "hive_types", "list_files"]
 
@@ -55,6 +56,8 @@ class Listing:
         None for local files.
     storage_options : mapping of str to object
         What the file system was made with.
+    spool : Manifest or None
+        Of what `dtk.spool` wrote: all of its files are there, or its chunks are never absent.
     """
 
     path: str
@@ -63,6 +66,7 @@ class Listing:
     files: tuple[str, ...]
     filesystem: Any
     storage_options: Mapping[str, Any] = field(default_factory=dict)
+    spool: Manifest | None = None
 
 
 def list_files(
@@ -106,10 +110,9 @@ def list_files(
     fs = LocalFileSystem() if filesystem is None else SteadyFiles(filesystem)
     options = {} if filesystem is None else storage_options_of(path, storage_options)
     is_there = fs.exists(root)  # before its name is taken for a pattern
-    if is_there and filesystem is not None:  # a spool on a local disk is what its directory holds
-        data = _spooled(root, fs)
-        if data != root:
-            path, root, is_there = path.rstrip("/") + data[len(root.rstrip("/")) :], data, fs.exists(data)
+    manifest = _manifest(root, fs) if is_there else None
+    if manifest is not None:
+        return _of_spool(Place(path, root.rstrip("/"), filesystem or fs, options), manifest, filesystem)
     if not is_there and any(wildcard in root for wildcard in "*?["):
         found = [name for name in fs.glob(root) if not _is_hidden(os.path.basename(name))]
         if not found:
@@ -132,14 +135,25 @@ def list_files(
     return Listing(path, root, format, tuple(files), filesystem, options)
 
 
-def _spooled(root: str, fs: Any) -> str:
-    """Follow a spool's manifest, where one may ask for it: an address or a right may be for a single file."""
+def _manifest(root: str, fs: Any) -> Manifest | None:
+    """Read a spool's manifest, where one may ask for it: an address or a right may be for a single file."""
     try:
-        return spooled_root(root, fs)
+        return read_manifest(root.rstrip("/"), fs)
     except FetchError as error:
         if error.__cause__ is None or is_transient(error.__cause__):
             raise
-        return root
+        return None
+
+
+def _of_spool(place: Place, manifest: Manifest, filesystem: Any) -> Listing:
+    """List what a spool's manifest tells: of a table all files, which are looked for; of a grid its store."""
+    data = manifest.directory(place.root)
+    path = manifest.directory(place.path.rstrip("/"))
+    format, files = "zarr", [data]
+    if manifest.kind == "table":
+        names = [name for name, _ in place.check_whole(manifest).sizes()]
+        format, files = "parquet", [f"{data}/{name}" for name in sorted(names, key=natural_sort_key)]
+    return Listing(path, data, format, tuple(files), filesystem, place.storage_options, manifest)
 
 
 def hive_types(listing: Listing) -> dict[str, pa.DataType]:

@@ -261,8 +261,9 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
         )
     store = zarr_store(listing)
     open_zarr = partial(xr.open_zarr, store, consolidated=consolidated)
-    if isinstance(store, str) and listing.filesystem is not None:
-        open_zarr = partial(steadily, listing.path, open_zarr, storage_options=dict(listing.storage_options))
+    if listing.filesystem is not None:
+        options = {"storage_options": dict(listing.storage_options)} if isinstance(store, str) else {}
+        open_zarr = partial(steadily, listing.path, open_zarr, **options)
     try:
         data = open_zarr(chunks={})
         shards = {
@@ -278,6 +279,8 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
         raise
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"{listing.path} cannot be read as Zarr: {error}") from error
+    if listing.spool is not None:  # xarray knows it for paths alone
+        data.encoding["source"] = root if listing.filesystem is None else listing.path
     return _checked_dataset(data, listing.path, columns)
 
 

@@ -390,8 +390,9 @@ class ParquetSource:
             path, version, _ = self._place(chunk)
             return opened_file(path, version, self.as_dictionaries, is_kept=is_kept)
         content: RowGroupBytes = fetched[0].result()
+        options = {"read_dictionary": list(self.as_dictionaries), "page_checksum_verification": True}
         opened: AbstractContextManager[pq.ParquetFile] = pq.ParquetFile(
-            content.file, metadata=content.footer, read_dictionary=list(self.as_dictionaries), pre_buffer=False
+            content.file, metadata=content.footer, pre_buffer=False, **options
         )
         return opened
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from dtk.errors import ArgumentError, DiskLimitError
+from dtk.errors import ArgumentError, DataError, DiskLimitError
 from dtk.memory import format_nbytes, parse_nbytes
+from dtk.sources.publishing import finish_replacing
 from dtk.sources.spool_manifest import Manifest, Piece
 from dtk.sources.spool_place import Place
-from dtk.sources.spool_staging import Staging, begun_nbytes, unfinished
+from dtk.sources.spool_staging import Staging, begun_nbytes, clear_records, remove_abandoned, unfinished
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -66,6 +66,7 @@ def spool(
     max_nbytes: int | str | None = None,
     cache: str | os.PathLike[str] | None = None,
     cache_nbytes: int | str | None = None,
+    storage_options: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> dd.DataFrame | xr.Dataset:
@@ -84,12 +85,14 @@ def spool(
     dim : str, optional
         For a Dataset, the dimension of the samples; the first one of the biggest variable if None.
     max_nbytes : int or str, optional
-        Bytes on disk that the spool may take; what is free there if None.
+        Bytes on disk that the spool may take; what is free there if None. The work ends soon after it takes more.
     cache : str or path, optional
         A directory of each host's own disk. What reads the spool copies files there at first use, and reads them from
         there afterwards; processes and spools may share it. Without one, all is read from `path`.
     cache_nbytes : int or str, optional
         Bytes that all files in `cache` may take: those used least recently are removed. Half of its disk if None.
+    storage_options : mapping, optional
+        For the file system of a URL in `path`, as for `dtk.open`: writing, opening and the cache use them.
     overwrite : bool
         Whether to write it again where there is a spool; the old one stays whole until the new one is complete.
     progress : bool, optional
@@ -103,11 +106,23 @@ def spool(
     Raises
     ------
     ArgumentError
-        If `path` holds something else, the spool of other data, or what `data` is read from.
+        If `path` holds something else, the spool of other data, or what `data` is read from; also if it came to hold
+        something during the work.
     DiskLimitError
         If the spool would take more than is free or than `max_nbytes`, as far as it is known before the work; or does.
     DataError
-        If a column's values do not fit one type, or a variable cannot be stored, or a complete spool was damaged.
+        If there are no rows, a column's values do not fit one type, or a variable cannot be stored as it is. If files
+        of a complete spool are missing, of another size, or not its own.
+    DependencyError
+        If a package for the protocol of a URL is missing.
+    FetchError
+        If an object store failed too often.
+
+    Warns
+    -----
+    UserWarning
+        If another process writes the same: it is waited for, and its result taken. If an object store holds what
+        interrupted spools have left.
 
     Notes
     -----
@@ -122,6 +137,10 @@ def spool(
     arrays of other libraries, stores that list no times), it is spooled whole each time. NetCDF that was opened without
     chunks and cut afterwards is other data in each process: open it with ``chunks={}``.
 
+    Who opens a spool looks at its manifest: the files of a table must be there, and a chunk of a grid that is not is no
+    fill value but a `DataError`, when it is read. Pages of Parquet and chunks of Zarr carry sums. `dtk.Loader` compares
+    both; Dask compares those of Zarr.
+
     Examples
     --------
     >>> import tempfile, pandas as pd
@@ -133,36 +152,48 @@ def spool(
         raise ArgumentError(f"cache_nbytes={cache_nbytes!r} is for a cache; give cache=, a directory, too")
     kept = None if cache_nbytes is None else parse_nbytes(cache_nbytes, name="cache_nbytes")
     limit = None if max_nbytes is None else parse_nbytes(max_nbytes, name="max_nbytes")
-    place = Place.of(path)
+    place = Place.of(path, storage_options)
+    if place.is_local:
+        finish_replacing(place.root)
     published = place.manifest()
     work = _work_of(data, dim)
     if published is not None and not overwrite:
         _check_same(place, published, work)
         place.check_whole(published)
+        clear_records(place, published)
         return _opened(place, cache, kept)
     _check_inputs(place, work)
-    identity = work.identity or uuid.uuid4().hex
-    _check_room(place, identity, work, limit)
-    staging = Staging.of(place, identity, work.layout, limit, published)
+    remove_abandoned(place)
+    _check_room(place, work, limit)
+    staging = Staging.of(place, work.identity, work.layout, limit, published)
+    with staging.held():
+        now = place.manifest()
+        if now is None or now == published or now.identity != work.identity:  # else another process has spooled it
+            _write_whole(work, staging, sys.stderr.isatty() if progress is None else progress, published is not None)
+    return _opened(place, cache, kept)
+
+
+def _write_whole(work: Work, staging: Staging, progress: bool, replaces: bool) -> None:
     try:
-        pieces = _write(work, staging, sys.stderr.isatty() if progress is None else progress)
-        data_name = "." if place.is_local else os.path.basename(staging.directory)
-        staging.publish(Manifest(work.kind, work.identity, data_name, pieces), replaces=published is not None)
+        pieces = _write(work, staging, progress)
+        if not any(piece.num_rows for piece in pieces):
+            staging.remove()
+            raise DataError("data has no rows, so that nothing is spooled; look at its filters")
+        staging.publish(work.kind, work.identity, pieces, replaces=replaces)
     except BaseException:
         if work.identity is None:  # what it reads may change until the next attempt, so that its pieces are of no use
             staging.remove()
         raise
-    return _opened(place, cache, kept)
 
 
 def _opened(place: Place, cache: str | os.PathLike[str] | None, nbytes: int | None) -> dd.DataFrame | xr.Dataset:
     if cache is None:
         from dtk.sources.open import open as open_data
 
-        return open_data(place.path)
+        return open_data(place.path, storage_options=place.storage_options)
     from dtk.sources.spool_cache import open_cached
 
-    return open_cached(place.path, os.fspath(cache), nbytes)
+    return open_cached(place.path, os.fspath(cache), nbytes, place.storage_options)
 
 
 def _work_of(data: Any, dim: str | None) -> Work:
@@ -212,7 +243,7 @@ def _holds(place: Place, path: str) -> bool:
     return read.startswith(own) or own.startswith(read)
 
 
-def _check_room(place: Place, identity: str, work: Work, max_nbytes: int | None) -> None:
+def _check_room(place: Place, work: Work, max_nbytes: int | None) -> None:
     """Refuse what will not fit, as far as that is known without the work."""
     free = place.free_nbytes()
     estimated = None if free is None and max_nbytes is None else work.estimated_nbytes
@@ -223,7 +254,8 @@ def _check_room(place: Place, identity: str, work: Work, max_nbytes: int | None)
             f"max_nbytes={format_nbytes(max_nbytes)} is less than the about {format_nbytes(estimated)} that the spool"
             " will take; allow more, or spool fewer rows or columns"
         )
-    if free is not None and estimated - begun_nbytes(place, identity) > free:
+    begun = 0 if free is None or work.identity is None else begun_nbytes(place, work.identity)
+    if free is not None and estimated - begun > free:
         left = unfinished(place)
         hint = f" ({', '.join(left)} {'is' if len(left) == 1 else 'are'} unfinished)" if left else ""
         raise DiskLimitError(

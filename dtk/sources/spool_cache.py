@@ -6,19 +6,24 @@ import errno
 import os
 import re
 import shutil
+import socket
 import threading
-import uuid
+import warnings
 from collections import defaultdict
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
-import fsspec
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-from dtk.errors import DataError
-from dtk.sources.spool_manifest import MANIFEST, Manifest, content_digest
+from dtk.errors import ArgumentError, DataError
+from dtk.sources.filesystems import filesystem_of
+from dtk.sources.publishing import written_whole
+from dtk.sources.spool_manifest import Objects, content_digest, read_manifest
+from dtk.sources.spool_place import Place
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -29,11 +34,13 @@ if TYPE_CHECKING:
 __all__ = ["open_cached", "zarr_store"]
 
 _LOOK_SHARE: Final = 64  # a process looks at what all have copied when it has copied this part of the bound itself
-_OF_CACHE: Final = re.compile(r"[0-9a-f]{32}(\.[0-9a-f]{8})?")
+_OF_CACHE: Final = re.compile(r"[0-9a-f]{32}|\.[0-9a-f]{32}\.[0-9a-f]{8}")
 _KEPT_SHARE: Final = 0.9  # of the bound, when files are removed
 
 
-def open_cached(path: str, directory: str, max_nbytes: int | None) -> dd.DataFrame | xr.Dataset:
+def open_cached(
+    path: str, directory: str, max_nbytes: int | None, storage_options: Mapping[str, Any] | None = None
+) -> dd.DataFrame | xr.Dataset:
     """Open a spool so that it is read through a cache.
 
     Parameters
@@ -44,6 +51,8 @@ def open_cached(path: str, directory: str, max_nbytes: int | None) -> dd.DataFra
         Of the cache, on each host that reads.
     max_nbytes : int or None
         Bytes that all files in it may take; half of its disk if None.
+    storage_options : mapping, optional
+        For the file system of a URL.
 
     Returns
     -------
@@ -58,11 +67,12 @@ def open_cached(path: str, directory: str, max_nbytes: int | None) -> dd.DataFra
     from dtk.sources.listing import list_files
     from dtk.sources.open import open_listing
 
-    listing = list_files(path)
-    filesystem, root = fsspec.core.url_to_fs(path)
+    listing = list_files(path, storage_options=storage_options)
+    assert listing.spool is not None
     # fsspec keeps file systems by their arguments, in workers too: none of an older spool may be taken for this one's.
-    published = content_digest(filesystem.cat_file(f"{root.rstrip('/')}/{MANIFEST}"))
-    return open_listing(replace(listing, filesystem=_CachedFiles(path, directory, max_nbytes, published)))
+    published = content_digest(listing.spool.to_json())
+    files = _CachedFiles(path, directory, max_nbytes, published, dict(storage_options or {}))
+    return open_listing(replace(listing, filesystem=files))
 
 
 def zarr_store(listing: Listing) -> Any:
@@ -75,16 +85,27 @@ def zarr_store(listing: Listing) -> Any:
 
     Returns
     -------
-    str or zarr.storage.FsspecStore
-        A path or a URL; a store where it is read through a cache.
+    str or zarr.abc.store.Store
+        A path or a URL; of a spool a store in which no chunk may be absent.
     """
-    if not isinstance(listing.filesystem, _CachedFiles):
+    if listing.spool is None:
         return listing.files[0] if listing.filesystem is None else listing.path
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-    from zarr.storage import FsspecStore
+    from dtk.sources.whole_store import FsspecStore, LocalStore
 
-    files = AsyncFileSystemWrapper(listing.filesystem, asynchronous=True)
-    return FsspecStore(files, read_only=True, path=listing.files[0])
+    store: FsspecStore | LocalStore
+    if listing.filesystem is None:
+        store = LocalStore(listing.files[0], read_only=True)
+    elif isinstance(listing.filesystem, _CachedFiles):
+        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
+
+        files = AsyncFileSystemWrapper(listing.filesystem, asynchronous=True)
+        store = FsspecStore(files, read_only=True, path=listing.files[0])
+    else:
+        found = FsspecStore.from_url(listing.path, dict(listing.storage_options), read_only=True)
+        assert isinstance(found, FsspecStore)
+        store = found
+    store.published = listing.spool.objects
+    return store
 
 
 class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
@@ -99,10 +120,19 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
 
     protocol = "dtk-spool"
 
-    def __init__(self, url: str, directory: str, max_nbytes: int | None, published: str, **options: Any) -> None:
-        super().__init__(url, directory, max_nbytes, published, **options)
+    def __init__(
+        self,
+        url: str,
+        directory: str,
+        max_nbytes: int | None,
+        published: str,
+        target_options: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(url, directory, max_nbytes, published, target_options, **options)
         self._published = published
-        self._target, root = fsspec.core.url_to_fs(url)
+        target, root = filesystem_of(url, target_options)
+        self._target = LocalFileSystem() if target is None else target
         self._root = root.rstrip("/")
         self._directory = os.path.abspath(os.path.expanduser(directory))
         self._given_nbytes = max_nbytes
@@ -132,7 +162,7 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         """Read a file, or a part of it."""
-        told = self._told.get(path)
+        told = self._told(path)
         first, last = start or 0, end
         if told is not None:
             nbytes, digest = told
@@ -149,16 +179,19 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
     def _open(self, path: str, mode: str = "rb", block_size: Any = None, **options: Any) -> Any:
         return _File(self, path, mode, size=self.info(path)["size"], cache_type="none")
 
+    def _told(self, path: str) -> tuple[int, str] | None:
+        """Return the bytes and the digest of a file; None for what is no piece of the spool."""
+        directory, objects = self._objects
+        return objects.find(path.removeprefix(directory)) if path.startswith(directory) else None
+
     @cached_property
-    def _told(self) -> dict[str, tuple[int, str]]:
-        """Bytes and digest of each file, by its path."""
-        where = f"{self._root}/{MANIFEST}"
-        content = self._target.cat_file(where)
-        if content_digest(content) != self._published:
-            raise DataError(f"{where} was written again since it was opened; open it anew")
-        manifest = Manifest.of_json(content, where)
-        data = self._root if manifest.data == "." else f"{self._root}/{manifest.data}"
-        return {f"{data}/{name}": told for piece in manifest.pieces for name, told in piece.objects.items()}
+    def _objects(self) -> tuple[str, Objects]:
+        """The directory of the pieces, and what the spool's list says of them."""
+        place = Place(self._root, self._root, self._target)
+        manifest = read_manifest(self._root, place)
+        if manifest is None or content_digest(manifest.to_json()) != self._published:
+            raise DataError(f"{self._root} was written again since it was opened; open it anew")
+        return f"{manifest.directory(self._root)}/", manifest.read_objects(self._root, place)
 
     @cached_property
     def _max_nbytes(self) -> int:
@@ -168,7 +201,8 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def _read(self, path: str, nbytes: int, digest: str, start: int, stop: int) -> bytes | None:
         """Read a part of a file from the cache, which is copied there first; None where it has no room."""
-        os.makedirs(self._directory, exist_ok=True)
+        with self._naming_cache():
+            os.makedirs(self._directory, exist_ok=True)
         if digest in self._too_large or nbytes > self._max_nbytes * _KEPT_SHARE:
             return None
         local = f"{self._directory}/{digest}"
@@ -185,6 +219,18 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
         except FileNotFoundError:  # another process has just made room
             self._checked.discard(digest)
             return None
+
+    @contextmanager
+    def _naming_cache(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.ENOENT):
+                raise
+            raise ArgumentError(
+                f"cache={self._directory!r} cannot be written on {socket.gethostname()}: {error}; give a directory of"
+                " each host's own disk that its processes may write to"
+            ) from error
 
     def _checked_content(self, local: str, nbytes: int, digest: str) -> bytes | None:
         """Look whether a file is there and whole; its content, if this process had to read it for that."""
@@ -209,25 +255,29 @@ class _CachedFiles(AbstractFileSystem):  # type: ignore[misc]
 
     def _copied(self, path: str, local: str, nbytes: int, digest: str) -> bytes:
         """Fetch a file, and keep a copy where there is room."""
-        content: bytes = self._target.cat_file(path)
+        content = Place(self._root, self._root, self._target).cat_file(path)
         if len(content) != nbytes or content_digest(content) != digest:
             raise DataError(f"{self.unstrip_protocol(path)} is not what was spooled; spool again with overwrite=True")
-        temporary = f"{local}.{uuid.uuid4().hex[:8]}"
         try:
-            with self._writing:
+            with self._writing, self._naming_cache():
                 self._make_room(nbytes)
-                with open(temporary, "wb") as file:
+                with written_whole(local, is_lasting=False) as temporary, open(temporary, "wb") as file:
                     file.write(content)
-                os.replace(temporary, local)
             self._checked.add(digest)
         except OSError as error:
-            with suppress(FileNotFoundError):
-                os.remove(temporary)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                self._too_large.add(digest)
-            elif error.errno != errno.ENOENT:  # another process has just made room
-                raise
+            if error.errno != errno.ENOENT:  # where another process has just made room
+                self._give_up(digest)
         return content
+
+    def _give_up(self, digest: str) -> None:
+        """Read a file from the spool from now on."""
+        if not self._too_large:
+            warnings.warn(
+                f"cache={self._directory!r} is on a full disk of {socket.gethostname()}: files that do not fit are"
+                " read from the spool each time; free some of it",
+                stacklevel=2,
+            )
+        self._too_large.add(digest)
 
     def _make_room(self, nbytes: int) -> None:
         """Remove what was used least recently, if the cache may be full."""

@@ -118,6 +118,7 @@ class GridWork:
     @cached_property
     def fixed(self) -> dict[str, bytes]:
         """The metadata, and the variables that have no samples."""
+        import xarray as xr
         from zarr.storage import MemoryStore
 
         whole = [name for name in self.data.variables if name not in self.names]
@@ -143,9 +144,12 @@ class GridWork:
                     safe_chunks=False,
                     write_empty_chunks=True,
                 )
+                stored = xr.open_zarr(MemoryStore(objects), consolidated=True, chunks=None)
             except (ValueError, TypeError, NotImplementedError) as error:
                 raise DataError(f"data cannot be stored as Zarr: {error}") from error
-        return {name: content.to_bytes() for name, content in objects.items()}
+        _check_read_back(self.data, stored)
+        of_pieces = tuple(f"{name}/c/" for name in self.names)  # Dask arrays of objects are written at once
+        return {name: content.to_bytes() for name, content in objects.items() if not name.startswith(of_pieces)}
 
     @cached_property
     def estimated_nbytes(self) -> int:
@@ -228,6 +232,20 @@ def _encode_piece(
     return {name: content.to_bytes() for name, content in objects.items() if name not in metadata}, num_rows
 
 
+def _check_read_back(data: xr.Dataset, stored: xr.Dataset) -> None:
+    """Refuse attributes that readers take for a way to decode values."""
+    told = [("data", data.attrs, stored.attrs)]
+    for name, variable in data.variables.items():
+        told.append((f"variable {name!r}", variable.attrs, stored.variables[name].attrs))
+    for where, attrs, found in told:
+        taken = sorted(map(str, attrs.keys() - found.keys()))
+        if taken:
+            raise DataError(
+                f"{where} has the attribute {taken[0]!r} ({attrs[taken[0]]!r}), by which readers decode values;"
+                " decode them first with xarray.decode_cf(data), or drop or rename the attribute"
+            )
+
+
 def _encoding_of_time(variable: xr.Variable) -> dict[str, Any]:
     return {key: variable.encoding[key] for key in _OF_TIME if key in variable.encoding}
 
@@ -241,9 +259,9 @@ def _exact_time(dtype: np.dtype[Any]) -> dict[str, Any]:
 
 
 def _codecs() -> list[Any]:
-    from zarr.codecs import BloscCodec
+    from zarr.codecs import BloscCodec, Crc32cCodec
 
-    return [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle")]
+    return [BloscCodec(cname="lz4", clevel=5, shuffle="shuffle"), Crc32cCodec()]
 
 
 def _compressed_nbytes(values: np.ndarray[Any, Any]) -> int:

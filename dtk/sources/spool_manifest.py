@@ -1,19 +1,26 @@
-"""What a complete spool holds: its pieces, and the digest of each of their files."""
+"""What a complete spool holds: a few facts, and apart from them the bytes and the digest of each of its files."""
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from dtk.errors import DataError
 
-__all__ = ["MANIFEST", "Manifest", "Piece", "content_digest", "spooled_root"]
+__all__ = ["MANIFEST", "OBJECTS", "Manifest", "Objects", "Piece", "content_digest", "read_manifest"]
 
 MANIFEST: Final = "_spool.json"
-_VERSION: Final = 1
+OBJECTS: Final = "_objects.arrow"
+_VERSION: Final = 2
+_SCHEMA: Final = pa.schema({"name": pa.string(), "nbytes": pa.int64(), "digest": pa.binary(16)})
 
 
 def content_digest(content: bytes) -> str:
@@ -73,9 +80,96 @@ class Piece:
         return cls(found["number"], found["num_rows"], objects)
 
 
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """The files of a spool, as columns: there may be a million.
+
+    Parameters
+    ----------
+    table : pa.Table
+        Sorted by ``name``, with ``nbytes`` and ``digest``.
+    """
+
+    table: pa.Table
+
+    @classmethod
+    def of(cls, pieces: Sequence[Piece]) -> Objects:
+        """List the files of pieces.
+
+        Parameters
+        ----------
+        pieces : sequence of Piece
+            All of them.
+
+        Returns
+        -------
+        Objects
+            Of all names.
+        """
+        told = [(name, *one) for piece in pieces for name, one in piece.objects.items()]
+        columns = [
+            [name for name, _, _ in told],
+            [nbytes for _, nbytes, _ in told],
+            [bytes.fromhex(digest) for _, _, digest in told],
+        ]
+        return cls(pa.table(columns, schema=_SCHEMA).sort_by("name").combine_chunks())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all files."""
+        return pc.sum(self.table["nbytes"]).as_py() or 0
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """List the files.
+
+        Yields
+        ------
+        tuple of str and int
+            Name and bytes.
+        """
+        for batch in self.table.to_batches(4096):
+            yield from zip(batch["name"].to_pylist(), batch["nbytes"].to_pylist(), strict=True)
+
+    def find(self, name: str) -> tuple[int, str] | None:
+        """Look a file up.
+
+        Parameters
+        ----------
+        name : str
+            Below the spool's directory.
+
+        Returns
+        -------
+        tuple of int and str, or None
+            Its bytes and digest; None for what is none of the spool's.
+        """
+        names = self._names
+        at = bisect.bisect_left(range(len(names)), name, key=lambda row: names[row].as_py())
+        if at == len(names) or names[at].as_py() != name:
+            return None
+        return self.table["nbytes"][at].as_py(), self.table["digest"][at].as_py().hex()
+
+    @cached_property
+    def _names(self) -> pa.Array:
+        return self.table["name"].combine_chunks()
+
+    def to_bytes(self) -> bytes:
+        """Write them down.
+
+        Returns
+        -------
+        bytes
+            An Arrow file.
+        """
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, _SCHEMA, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
+            file.write_table(self.table)
+        return bytes(sink.getvalue())
+
+
 @dataclass(frozen=True)
 class Manifest:
-    """What a complete spool holds.
+    """What a complete spool is.
 
     Parameters
     ----------
@@ -85,14 +179,43 @@ class Manifest:
         Hash of what was spooled; None where only its author can tell whether it is still the same.
     data : str
         The directory of the pieces, from the spool's own.
-    pieces : sequence of Piece
-        In order.
+    num_rows : int
+        Rows or samples.
+    num_pieces : int
+        How many pieces it was written in.
+    nbytes : int
+        Bytes of all files.
+    objects : str
+        Digest of the list of them.
     """
 
     kind: str
     identity: str | None
     data: str
-    pieces: Sequence[Piece]
+    num_rows: int
+    num_pieces: int
+    nbytes: int
+    objects: str
+
+    @property
+    def objects_name(self) -> str:
+        """Where the list of files lies, from the spool's own directory."""
+        return OBJECTS if self.data == "." else f"{self.data}/{OBJECTS}"
+
+    def directory(self, root: str) -> str:
+        """Tell where the pieces lie.
+
+        Parameters
+        ----------
+        root : str
+            The spool's own directory.
+
+        Returns
+        -------
+        str
+            A directory.
+        """
+        return root if self.data == "." else f"{root}/{self.data}"
 
     def to_json(self) -> bytes:
         """Write it down.
@@ -102,12 +225,7 @@ class Manifest:
         bytes
             JSON.
         """
-        known = {"spool": _VERSION, "kind": self.kind, "identity": self.identity, "data": self.data}
-        totals = {
-            "num_rows": sum(piece.num_rows for piece in self.pieces),
-            "nbytes": sum(piece.nbytes for piece in self.pieces),
-        }
-        return json.dumps({**known, **totals, "pieces": [asdict(piece) for piece in self.pieces]}).encode()
+        return json.dumps({"spool": _VERSION, **vars(self)}).encode()
 
     @classmethod
     def of_json(cls, text: bytes, where: str) -> Manifest:
@@ -128,24 +246,52 @@ class Manifest:
         Raises
         ------
         DataError
-            If it is damaged, or of a later dtk.
+            If it is damaged, or of another dtk.
         """
         try:
             found = json.loads(text)
-            if found["spool"] != _VERSION:
-                raise DataError(
-                    f"{where} is of version {found['spool']}, and this dtk knows {_VERSION}; install another"
-                )
-            pieces = [Piece.of_json(piece) for piece in found["pieces"]]
-            return cls(found["kind"], found["identity"], found["data"], pieces)
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataError):
-                raise
+            version = found.pop("spool")
+            if version == _VERSION:
+                return cls(**found)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{where} is damaged ({error!r}); remove the spool and write it again") from error
+        raise DataError(
+            f"{where} is of version {version}, and this dtk knows {_VERSION}; remove the spool and write it again, or"
+            " install another dtk"
+        )
+
+    def read_objects(self, root: str, fs: Any) -> Objects:
+        """Read the list of its files.
+
+        Parameters
+        ----------
+        root : str
+            The spool's own directory.
+        fs : fsspec.AbstractFileSystem
+            Where it lies.
+
+        Returns
+        -------
+        Objects
+            As they were written.
+
+        Raises
+        ------
+        DataError
+            If the list is not there, or not what was written.
+        """
+        path = f"{root}/{self.objects_name}"
+        try:
+            content = fs.cat_file(path)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing; spool again with overwrite=True") from error
+        if content_digest(content) != self.objects:
+            raise DataError(f"{path} is not what was written; open the data anew, or spool again with overwrite=True")
+        return Objects(pa.ipc.open_file(pa.py_buffer(content)).read_all())
 
 
-def spooled_root(root: str, fs: Any) -> str:
-    """Follow a spool's manifest to its data.
+def read_manifest(root: str, fs: Any) -> Manifest | None:
+    """Read what a spool says of itself.
 
     Parameters
     ----------
@@ -156,16 +302,13 @@ def spooled_root(root: str, fs: Any) -> str:
 
     Returns
     -------
-    str
-        Where the data lies; `root` itself if it is no spool.
+    Manifest or None
+        None if it is no spool.
 
     Raises
     ------
     DataError
         If the manifest is damaged.
     """
-    path = f"{root.rstrip('/')}/{MANIFEST}"
-    if not fs.exists(path):
-        return root
-    data = Manifest.of_json(fs.cat_file(path), path).data
-    return root if data == "." else f"{root.rstrip('/')}/{data}"
+    path = f"{root}/{MANIFEST}"
+    return Manifest.of_json(fs.cat_file(path), path) if fs.exists(path) else None

@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import errno
 import glob
-import hashlib
 import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Final
 
-from dtk.errors import DataError, DiskLimitError
+from dtk.errors import ArgumentError, DataError, DiskLimitError, FetchError
 from dtk.memory import format_nbytes
-from dtk.sources.spool_manifest import MANIFEST, Manifest, Piece, content_digest
+from dtk.sources.publishing import LOCK, is_held, publish, sole_writer, written_whole
+from dtk.sources.spool_manifest import MANIFEST, OBJECTS, Manifest, Objects, Piece, content_digest
 from dtk.sources.spool_place import RECORDS, UNPUBLISHED, Place, sizes_below
-from dtk.sources.write import publish
+from dtk.sources.store_owner import OWNER, sole_owner
 
-__all__ = ["Staging", "begun_nbytes", "unfinished"]
+__all__ = ["Staging", "begun_nbytes", "clear_records", "remove_abandoned", "unfinished"]
+
+_UNKNOWN: Final = "unknown"  # in the place of an identity, where only its author knows what the data is
+_LOOKS: Final = 64  # how often a piece looks at what all take: at each of the first, then at ever fewer
+_SYNCED_NBYTES: Final = 16 * 2**20  # of a file; smaller ones would wait longer than they take, and are known by sums
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -34,8 +41,6 @@ class Staging:
     ----------
     place : Place
         Where it will be published.
-    token : str
-        Hash of what is spooled, and how.
     directory : str
         Where the pieces lie.
     max_nbytes : int or None
@@ -48,13 +53,12 @@ class Staging:
     """
 
     place: Place
-    token: str
     directory: str
     max_nbytes: int | None
 
     @classmethod
     def of(
-        cls, place: Place, identity: str, layout: str, max_nbytes: int | None, published: Manifest | None = None
+        cls, place: Place, identity: str | None, layout: str, max_nbytes: int | None, published: Manifest | None = None
     ) -> Staging:
         """Name the place for the pieces of one spool until it is complete.
 
@@ -62,8 +66,8 @@ class Staging:
         ----------
         place : Place
             Where it will be published.
-        identity : str
-            Hash of what is spooled.
+        identity : str or None
+            Hash of what is spooled; None where what is written before tells nothing of it.
         layout : str
             Hash of how it is cut.
         max_nbytes : int or None
@@ -76,13 +80,25 @@ class Staging:
         Staging
             Nothing is made there.
         """
-        token = f"{identity}-{layout}"
+        token = f"{identity or f'{_UNKNOWN}-{uuid.uuid4().hex}'}-{layout}"
         if place.is_local:
-            return cls(place, token, f"{place.root}.partial-{token}", max_nbytes)
+            return cls(place, f"{place.root}.partial-{token}", max_nbytes)
         name = f"{UNPUBLISHED}{token}"
         if published is not None and published.data == name:  # the same again, beside it
             name += "-again"
-        return cls(place, token, f"{place.root}/{name}", max_nbytes)
+        return cls(place, f"{place.root}/{name}", max_nbytes)
+
+    def held(self) -> AbstractContextManager[bool]:
+        """Let no other process write the same; wait for one that does.
+
+        Returns
+        -------
+        context manager
+            Of whether another one was waited for.
+        """
+        if self.place.is_local:
+            return sole_writer(self.directory, self.place.path)
+        return sole_owner(self.place, self.directory)
 
     def put(self, number: int, num_rows: int, objects: Mapping[str, bytes]) -> Piece:
         """Write a piece, each object whole or not at all.
@@ -110,15 +126,16 @@ class Staging:
         piece = Piece(number, num_rows, told)
         with self._disk_errors():
             announced = self._record(f"{number:07d}.{piece.nbytes}.begun")
-            self._write(announced, b"")
+            self._write(announced, b"", is_lasting=False)
             try:
-                self._check_bound()
+                if number % max(1, number // _LOOKS) == 0:  # a look lists what all pieces so far have announced
+                    self._check_bound(self.written_nbytes)
                 for name, content in objects.items():
-                    self._write(f"{self.directory}/{name}", content)
-                self._write(self._record(f"{number:07d}.{piece.nbytes}.json"), json.dumps(asdict(piece)).encode())
+                    self._write(f"{self.directory}/{name}", content, is_lasting=len(content) >= _SYNCED_NBYTES)
+                record = self._record(f"{number:07d}.{piece.nbytes}.json")
+                self._write(record, json.dumps(asdict(piece)).encode(), is_lasting=False)  # it is compared when read
             finally:
-                with suppress(FileNotFoundError):
-                    self.place.fs.rm_file(announced)
+                self._remove_file(announced)
         return piece
 
     def recorded(self) -> list[str]:
@@ -132,11 +149,11 @@ class Staging:
         names = self._names()
         for name in names:
             if not name.endswith(".json"):
-                self.place.fs.rm_file(self._record(name))
+                self._remove_file(self._record(name))
         if self.place.is_local:
             for directory, _, files in os.walk(self.directory):
                 for name in files:
-                    if name.startswith("."):  # what a killed process left
+                    if name.startswith(".") and name != LOCK:  # what a killed process left
                         os.remove(f"{directory}/{name}")
         return sorted(name for name in names if name.endswith(".json"))
 
@@ -155,22 +172,27 @@ class Staging:
         """
         path = self._record(record)
         try:
-            piece = Piece.of_json(json.loads(self.place.fs.cat_file(path)))
-            if all(self._digest_of(name) == told for name, told in piece.objects.items()):
+            piece = Piece.of_json(json.loads(self.place.cat_file(path)))
+            if all(self._told_of(name) == told for name, told in piece.objects.items()):
                 return [piece]
+        except FetchError:
+            raise
         except (OSError, ValueError, KeyError, TypeError):
             pass  # not there, or not whole: either way it is written again
-        with suppress(FileNotFoundError):
-            self.place.fs.rm_file(path)
+        self._remove_file(path)
         return []
 
-    def publish(self, manifest: Manifest, *, replaces: bool) -> None:
+    def publish(self, kind: str, identity: str | None, pieces: Sequence[Piece], *, replaces: bool) -> None:
         """Give the spool its name.
 
         Parameters
         ----------
-        manifest : Manifest
-            Of all pieces.
+        kind : str
+            "table" or "grid".
+        identity : str or None
+            Hash of what was spooled.
+        pieces : sequence of Piece
+            All of them.
         replaces : bool
             Whether it takes the place of an older one.
 
@@ -181,31 +203,62 @@ class Staging:
         DataError
             If a piece is not where this process looks for it.
         DiskLimitError
-            If the disk is full.
+            If the disk is full, or they take more than the bound.
         """
-        sizes = sizes_below(self.place.fs, self.directory)
-        wanted = {name: nbytes for piece in manifest.pieces for name, (nbytes, _) in piece.objects.items()}
-        lost = [name for name, nbytes in wanted.items() if sizes.get(name) != nbytes]
-        if lost:
-            raise DataError(
-                f"{self.directory}/{lost[0]} was written and is not there; give a path that this process and all"
-                " workers share"
-            )
-        for name in sizes.keys() - wanted.keys():
-            self.place.fs.rm_file(f"{self.directory}/{name}")
-        if self.place.is_local:
-            with self._disk_errors():
+        objects = Objects.of(pieces)
+        self._check_bound(lambda: objects.nbytes)
+        self._remove_strange(objects)
+        data = "." if self.place.is_local else os.path.basename(self.directory)
+        told, num_rows = objects.to_bytes(), sum(piece.num_rows for piece in pieces)
+        manifest = Manifest(kind, identity, data, num_rows, len(pieces), objects.nbytes, content_digest(told))
+        with self._disk_errors():
+            self._write(f"{self.directory}/{OBJECTS}", told)
+            if self.place.is_local:
                 self._write(f"{self.directory}/{MANIFEST}", manifest.to_json())
-            publish(self.directory, self.place.root, self.token, replaces=replaces)
-            shutil.rmtree(f"{self.place.root}/{RECORDS}")
-            for directory in unfinished(self.place, self.token.rpartition("-")[0]):  # the same, cut otherwise
-                shutil.rmtree(directory)
+        if self.place.is_local:
+            publish(self.directory, self.place.root, replaces=replaces)
+            clear_records(self.place, manifest)
+            for directory in unfinished(self.place, identity or _UNKNOWN):  # the same, cut otherwise
+                if not is_held(directory):
+                    shutil.rmtree(directory)
             return
-        older = self.place.manifest()
+        if not replaces and self.place.manifest() is not None:
+            raise ArgumentError(
+                f"path={self.place.path!r} came into being while its content was written, which is in"
+                f" {self.directory!r} now; give overwrite=True or another path"
+            )
         self._write(f"{self.place.root}/{MANIFEST}", manifest.to_json())
-        self.place.fs.rm(f"{self.directory}/{RECORDS}", recursive=True)
-        if older is not None and older.data != manifest.data:
-            self.place.fs.rm(f"{self.place.root}/{older.data}", recursive=True)
+        clear_records(self.place, manifest)
+        self._clear_store(manifest, replaces)
+
+    def _remove_strange(self, objects: Objects) -> None:
+        """Look whether all files are there, and remove others."""
+        sizes = sizes_below(self.place, self.directory)
+        for name, nbytes in objects.sizes():
+            if sizes.pop(name, None) != nbytes:
+                raise DataError(
+                    f"{self.directory}/{name} was written and is not there; give a path that this process and all"
+                    " workers share"
+                )
+        for name in sizes.keys() - {LOCK}:
+            self._remove_file(f"{self.directory}/{name}")
+
+    def _clear_store(self, manifest: Manifest, replaces: bool) -> None:
+        """Remove what the spool has replaced; tell of what others left."""
+        names = [name for name in self.place.unpublished() if name.removesuffix(OWNER) != manifest.data]
+        if replaces:
+            for name in names:
+                self.place.call("rm", f"{self.place.root}/{name}", recursive=True)
+            return
+        rests = [name for name in names if not name.endswith(OWNER)]
+        if rests:
+            sizes = [sizes_below(self.place, f"{self.place.root}/{name}") for name in rests]
+            nbytes = format_nbytes(sum(size or 0 for one in sizes for size in one.values()))
+            warnings.warn(
+                f"path={self.place.path!r} also holds {nbytes} of spools that were interrupted, or are being written:"
+                f" {', '.join(rests)}; remove what nobody goes on with",
+                stacklevel=4,
+            )
 
     def written_nbytes(self) -> int:
         """Tell how much is written, or about to be.
@@ -220,8 +273,8 @@ class Staging:
 
     def remove(self) -> None:
         """Remove all that was written."""
-        if self.place.fs.exists(self.directory):
-            self.place.fs.rm(self.directory, recursive=True)
+        if self.place.exists(self.directory):
+            self.place.call("rm", self.directory, recursive=True)
 
     def _record(self, name: str) -> str:
         return f"{self.directory}/{RECORDS}/{name}"
@@ -229,15 +282,13 @@ class Staging:
     def _names(self) -> list[str]:
         directory = f"{self.directory}/{RECORDS}"
         self.place.fs.invalidate_cache(directory)
-        if not self.place.fs.exists(directory):
+        if not self.place.exists(directory):
             return []
-        names = [os.path.basename(name) for name in self.place.fs.ls(directory, detail=False)]
+        names = [os.path.basename(name) for name in self.place.call("ls", directory, detail=False)]
         return [name for name in names if name[:1].isdigit()]
 
-    def _check_bound(self) -> None:
-        if self.max_nbytes is None:
-            return
-        if self.written_nbytes() > self.max_nbytes:
+    def _check_bound(self, nbytes: Callable[[], int]) -> None:
+        if self.max_nbytes is not None and nbytes() > self.max_nbytes:
             raise DiskLimitError(
                 f"the spool takes more than max_nbytes={format_nbytes(self.max_nbytes)}; allow more, or spool fewer"
                 f" rows or columns. What was at path={self.place.path!r} before is as it was"
@@ -250,36 +301,58 @@ class Staging:
         except DiskLimitError:
             raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in _FULL:
                 raise
             raise DiskLimitError(
                 f"the disk below path={self.place.path!r} is full; free some of it and call again, or give another"
                 " path. What was there before is as it was"
             ) from error
 
-    def _write(self, path: str, content: bytes) -> None:
+    def _write(self, path: str, content: bytes, *, is_lasting: bool = True) -> None:
         if not self.place.is_local:
-            self.place.fs.pipe_file(path, content)  # whole or not at all
+            self.place.call("pipe_file", path, content)  # whole or not at all
             return
-        directory, name = os.path.split(path)
-        os.makedirs(directory, exist_ok=True)
-        temporary = f"{directory}/.{name}.{uuid.uuid4().hex[:8]}"
-        try:
-            with open(temporary, "wb") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            if os.path.exists(temporary):
-                os.remove(temporary)
-            raise
+        with written_whole(path, is_lasting=is_lasting) as temporary, open(temporary, "wb") as file:
+            file.write(content)
 
-    def _digest_of(self, name: str) -> tuple[int, str]:
-        with self.place.fs.open(f"{self.directory}/{name}", "rb") as file:
-            digest, nbytes = hashlib.blake2b(digest_size=16), 0
-            while part := file.read(1 << 20):
-                digest.update(part)
-                nbytes += len(part)
-        return nbytes, digest.hexdigest()
+    def _remove_file(self, path: str) -> None:
+        with suppress(FileNotFoundError):
+            self.place.call("rm_file", path)
+
+    def _told_of(self, name: str) -> tuple[int, str]:
+        content = self.place.cat_file(f"{self.directory}/{name}")
+        return len(content), content_digest(content)
+
+
+def clear_records(place: Place, manifest: Manifest) -> None:
+    """Remove the records of a spool that is published; a process may have been killed before it did.
+
+    Parameters
+    ----------
+    place : Place
+        Where it is published.
+    manifest : Manifest
+        Its own.
+    """
+    records = f"{manifest.directory(place.root)}/{RECORDS}"
+    if place.is_local:
+        shutil.rmtree(records, ignore_errors=True)
+    elif place.exists(records):
+        with suppress(FileNotFoundError):  # another process does the same
+            place.call("rm", records, recursive=True)
+
+
+def remove_abandoned(place: Place) -> None:
+    """Remove what killed processes left of data that nobody can go on with.
+
+    Parameters
+    ----------
+    place : Place
+        Of a spool; in an object store nothing tells whether the processes live.
+    """
+    for directory in unfinished(place, _UNKNOWN) if place.is_local else ():
+        if not is_held(directory):
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def begun_nbytes(place: Place, identity: str) -> int:
@@ -297,7 +370,7 @@ def begun_nbytes(place: Place, identity: str) -> int:
     int
         Bytes of its pieces.
     """
-    return sum(Staging(place, "", directory, None).written_nbytes() for directory in unfinished(place, identity))
+    return sum(Staging(place, directory, None).written_nbytes() for directory in unfinished(place, identity))
 
 
 def unfinished(place: Place, identity: str = "*") -> list[str]:

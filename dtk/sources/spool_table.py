@@ -74,8 +74,8 @@ class TableWork:
     @cached_property
     def schema(self) -> pa.Schema:
         """Columns as they are written, with pandas' own description of their types."""
-        meta = pa.Schema.from_pandas(self.frame._meta, preserve_index=False)
-        return arrow_schema(self.frame).with_metadata(meta.metadata)
+        schema = arrow_schema(self.frame)
+        return schema.with_metadata(pa.Schema.from_pandas(self.frame._meta, preserve_index=False).metadata)
 
     @cached_property
     def layout(self) -> str:
@@ -155,6 +155,7 @@ def _encode_table(table: pa.Table) -> bytes:
         row_group_size=max(1, -(-table.num_rows // num_groups)),
         compression=CODEC,
         use_dictionary=repeating,
+        write_page_checksum=True,
     )
     encoded: bytes = sink.getvalue().to_pybytes()
     return encoded

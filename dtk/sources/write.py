@@ -27,9 +27,11 @@ from dask.utils import parse_bytes
 
 from dtk.errors import ArgumentError, DataError
 from dtk.sources.identity import expression_identity
+from dtk.sources.open import INDEX_COLUMNS
+from dtk.sources.publishing import finish_replacing, publish, sole_writer, written_whole
 from dtk.sources.schema import arrow_schema, table_of_frame
 
-__all__ = ["as_frame", "carries_state", "overlaps", "paths_read", "publish", "write_parquet"]
+__all__ = ["as_frame", "carries_state", "overlaps", "paths_read", "write_parquet"]
 
 PART_NBYTES: Final = parse_bytes("128 MiB")
 LABEL: Final = "write-parquet"
@@ -74,10 +76,14 @@ def write_parquet(
         If the path is remote, exists, or holds what `frame` is read from, or an argument cannot work.
     DataError
         If a column's values do not fit one type.
-    """
-    from dtk.runtime import delayed_reduce
 
+    Warns
+    -----
+    UserWarning
+        If another process writes the same: it is waited for, and its result taken.
+    """
     target = _checked_target(path, overwrite)
+    before = _inode(target)
     if row_group_rows < 1:
         raise ArgumentError(f"row_group_rows={row_group_rows} must be at least 1")
     table = as_frame(frame)
@@ -91,22 +97,45 @@ def write_parquet(
     table = table.optimize()
     token = tokenize(identity, str(schema), row_group_rows, None if is_resumable else uuid.uuid4().hex)[:16]
     partial_path = f"{target}.partial-{token}"
-    os.makedirs(partial_path, exist_ok=True)
-    write: Any = partial(_write_part, directory=partial_path, schema=schema, row_group_rows=row_group_rows)
+    with sole_writer(partial_path, os.fspath(path)) as has_waited:
+        if has_waited and _inode(target) != before:  # the other process wrote the same
+            return target
+        _checked_target(path, overwrite)  # it may have come into being since
+        try:
+            _write_parts(table, partial_path, schema, row_group_rows, progress)
+        except BaseException:
+            if not is_resumable:  # what it read may change until the next attempt, so that its parts are of no use
+                shutil.rmtree(partial_path, ignore_errors=True)
+            raise
+        publish(partial_path, target, replaces=overwrite)
+    return target
+
+
+def _write_parts(table: dd.DataFrame, directory: str, schema: pa.Schema, row_group_rows: int, progress: bool) -> None:
+    """Write the parts that are not there yet."""
+    from dtk.runtime import delayed_reduce
+
+    write: Any = partial(_write_part, directory=directory, schema=schema, row_group_rows=row_group_rows)
     parts = [
         delayed((number, part))
         for number, part in enumerate(table.to_delayed(optimize_graph=False))
-        if not os.path.exists(_part_path(partial_path, number))
+        if not _is_parquet(_part_path(directory, number))
     ]
+    if parts:
+        delayed_reduce(write, sum, parts, label=LABEL, progress=progress)
+
+
+def _is_parquet(path: str) -> bool:
+    """Look whether a part is there and whole, as far as its footer tells."""
     try:
-        if parts:
-            delayed_reduce(write, sum, parts, label=LABEL, progress=progress)
-    except BaseException:
-        if not is_resumable:  # what it read may change until the next attempt, so that its parts are of no use
-            shutil.rmtree(partial_path, ignore_errors=True)
-        raise
-    publish(partial_path, target, token, replaces=overwrite)
-    return target
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
+def _inode(path: str) -> int | None:
+    return os.stat(path).st_ino if os.path.exists(path) else None
 
 
 def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> str:
@@ -116,6 +145,7 @@ def _checked_target(path: str | os.PathLike[str], overwrite: bool) -> str:
     target = os.path.abspath(os.path.expanduser(text))
     if os.path.islink(target):
         target = os.path.realpath(target)  # what it leads to is replaced, and the link stays
+    finish_replacing(target)
     if not os.path.lexists(target):
         return target
     if not overwrite:
@@ -214,12 +244,12 @@ def as_frame(frame: Any) -> dd.DataFrame:
     Returns
     -------
     dask.dataframe.DataFrame
-        With a named index as a column, and columns that are named by strings.
+        With a named index as a column, where none has its name, and columns that are named by strings.
 
     Raises
     ------
     ArgumentError
-        If it is no table.
+        If it is no table, or a column has a name that pandas gives to an index.
     """
     if isinstance(frame, (pd.Series, dd.Series)):
         frame = frame.to_frame(frame.name if frame.name is not None else "value")
@@ -234,6 +264,9 @@ def as_frame(frame: Any) -> dd.DataFrame:
     renamed: dd.DataFrame = frame.rename(
         columns={name: str(name) for name in frame.columns if not isinstance(name, str)}
     )
+    of_index = [name for name in renamed.columns if name.startswith(INDEX_COLUMNS)]
+    if of_index:
+        raise ArgumentError(f"frame has the column {of_index[0]!r}, a name by which readers know an index; rename it")
     return renamed
 
 
@@ -276,53 +309,6 @@ def _write_part(part: tuple[int, pd.DataFrame], *, directory: str, schema: pa.Sc
     except (pa.ArrowException, TypeError, KeyError) as error:
         reason = "; ".join(map(str, error.args))
         raise DataError(f"partition {number}: {reason}; give the column one type with astype") from error
-    final = _part_path(directory, number)
-    temporary = f"{directory}/.{os.path.basename(final)}.{uuid.uuid4().hex[:8]}"
-    try:
+    with written_whole(_part_path(directory, number)) as temporary:
         pq.write_table(table, temporary, row_group_size=row_group_rows, compression="zstd")
-        os.replace(temporary, final)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-        raise
     return len(frame)
-
-
-def publish(partial_path: str, target: str, token: str, *, replaces: bool) -> None:
-    """Give a directory its name.
-
-    Parameters
-    ----------
-    partial_path : str
-        The directory.
-    target : str
-        Its name, on the same disk.
-    token : str
-        A part of the name that an older one has for a moment.
-    replaces : bool
-        Whether it takes the place of what is there, and not of nothing or an empty directory.
-
-    Raises
-    ------
-    ArgumentError
-        If something came into being there that is not to be replaced; what was written stays.
-    """
-    for name in os.listdir(partial_path):  # what a killed process left
-        if name.startswith("."):
-            os.remove(f"{partial_path}/{name}")
-    aside = f"{target}.replaced-{token}"
-    if replaces and os.path.lexists(target):
-        shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed while it removed it
-        os.rename(target, aside)
-    try:
-        os.rename(partial_path, target)
-    except OSError as error:
-        if os.path.lexists(target):
-            raise ArgumentError(
-                f"path={target!r} came into being while its content was written, which is in {partial_path!r} now; "
-                "give overwrite=True or another path"
-            ) from error
-        if os.path.lexists(aside):
-            os.rename(aside, target)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +21,7 @@ import zarr
 from numpy.typing import NDArray
 
 from dtk.errors import DataError
+from dtk.sources.chunk_codecs import Decode, decoder
 from dtk.sources.remote import FetchCost, gathered
 from dtk.sources.remote_zarr import (
     Objects,
@@ -31,11 +32,11 @@ from dtk.sources.remote_zarr import (
     start_objects,
     store_fetcher,
 )
+from dtk.sources.whole_store import refuse_absent
 
 __all__ = ["Region", "Scratch", "fetch_region", "read_region", "region_cost", "stored_chunk_nbytes"]
 
 Region = tuple[slice, ...]
-Decode = Callable[[Any, Any], Any]
 
 _KEPT_INDICES: Final = 1024
 _ABSENT: Final = 2**64 - 1  # what a shard's index says of a chunk that is not there
@@ -146,6 +147,8 @@ def read_region(
         try:
             encoded = _get(array.store_path.store, path, scratch) if objects is None else objects[path]
             _place(layout, cell, encoded, region, out, scratch)
+        except DataError:
+            raise
         except (RuntimeError, ValueError, struct.error, OSError) as error:
             where = object_url(array.store_path.store, path)
             raise DataError(f"{where} cannot be decoded: {error}; write it again") from error
@@ -307,6 +310,7 @@ def _get(store: Any, path: str, scratch: Scratch) -> memoryview | None:
         try:
             descriptor = os.open(os.path.join(root, path), os.O_RDONLY)
         except FileNotFoundError:
+            refuse_absent(store, path)
             return None
         try:
             nbytes = os.fstat(descriptor).st_size
@@ -347,7 +351,7 @@ def _layout(array: zarr.Array[Any]) -> _Layout | None:
 
 def _layout_v2(array: zarr.Array[Any]) -> _Layout | None:
     metadata: Any = array.metadata
-    decode = _copy if metadata.compressor is None else _DECODERS.get(metadata.compressor.codec_id)
+    decode = decoder(None if metadata.compressor is None else metadata.compressor.codec_id)
     if decode is None or metadata.filters or not _is_plain(array.dtype) or (metadata.order != "C" and array.ndim > 1):
         return None
     fill = 0 if metadata.fill_value is None else metadata.fill_value
@@ -370,7 +374,9 @@ def _layout_v3(array: zarr.Array[Any]) -> _Layout | None:
         is_first = sharding.index_location.value == "start"
         index = slice(0, nbytes) if is_first else slice(-nbytes - checksum_nbytes, -checksum_nbytes or None)
     names = [type(codec).__name__ for codec in codecs]
-    decode = _copy if len(names) == 1 else _DECODERS.get(names[1].removesuffix("Codec").lower())
+    is_summed = names[-1] == "Crc32cCodec"
+    names = names[: len(names) - is_summed]
+    decode = decoder(names[1].removesuffix("Codec").lower() if len(names) > 1 else None, is_summed=is_summed)
     if names[0] != "BytesCodec" or len(names) > 2 or decode is None or not _is_plain(array.dtype):
         return None
     if not _is_little(codecs[0]):
@@ -384,59 +390,6 @@ def _is_little(codec: Any) -> bool:
 
 def _is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "fiub" and dtype.isnative
-
-
-def _copy(encoded: memoryview, out: NDArray[Any]) -> None:
-    _check_nbytes(len(encoded), out)
-    flat = out.reshape(-1).view(np.uint8)
-    flat[:] = np.frombuffer(encoded, np.uint8)
-
-
-def _blosc(encoded: memoryview, out: NDArray[Any]) -> None:
-    from numcodecs.blosc import decompress
-
-    _check_nbytes(int.from_bytes(encoded[4:8], "little"), out)
-    decompress(encoded, out)
-
-
-def _zstd(encoded: memoryview, out: NDArray[Any]) -> None:
-    from numcodecs.zstd import decompress
-
-    nbytes = _zstd_nbytes(encoded)
-    if nbytes is None:  # the writer did not know
-        _copy(memoryview(decompress(encoded)), out)
-        return
-    _check_nbytes(nbytes, out)
-    decompress(encoded, out)
-
-
-def _lz4(encoded: memoryview, out: NDArray[Any]) -> None:
-    from numcodecs.lz4 import decompress
-
-    _check_nbytes(int.from_bytes(encoded[:4], "little"), out)
-    decompress(encoded, out)
-
-
-def _check_nbytes(nbytes: int, out: NDArray[Any]) -> None:
-    """Refuse what would leave a part of `out` as it was: the codecs only refuse what is too long."""
-    if nbytes != out.nbytes:
-        raise ValueError(f"it holds {nbytes} bytes where {out.nbytes} belong")
-
-
-def _zstd_nbytes(encoded: memoryview) -> int | None:
-    """Read from a frame's header how many bytes it holds (RFC 8878, 3.1.1.1); None if it does not say."""
-    if len(encoded) < 5:
-        raise ValueError("it is cut off")
-    flags = encoded[4]
-    is_single = bool(flags & 0x20)
-    size = (int(is_single), 2, 4, 8)[flags >> 6]
-    start = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
-    if not size or bytes(encoded[:4]) != b"\x28\xb5\x2f\xfd":  # no frame: the codec says so
-        return None
-    return int.from_bytes(encoded[start : start + size], "little") + (256 if size == 2 else 0)
-
-
-_DECODERS: Final[dict[str, Decode]] = {"blosc": _blosc, "zstd": _zstd, "lz4": _lz4}
 
 
 def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:

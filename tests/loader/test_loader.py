@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import pickle
@@ -241,6 +242,37 @@ def test_state_is_taken_as_it_is_and_a_changed_source_is_refused(data, tmp_path_
         loader.load_state_dict({"version": 1})
     with pytest.raises(ArgumentError, match="step 999"):
         loader.load_state_dict({**state, "step": 999})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["order"], {}, r"order=\{\} must have the keys \['global_batch_size'"),
+        (["order", "new"], 1, "order=.* must have the keys"),
+        (["order", "num_shards"], 99_999, "num_shards=99999 must be at most"),
+        (["order", "fill_rows"], 0, "fill_rows=0 must be a whole number, at least 1"),
+        (["order", "block_rows"], 1.5, "block_rows=1.5 must be a whole number"),
+        (["order", "seed"], None, "seed=None must be a whole number, at least 0"),
+        (["order", "tail"], "cut", r"tail, shuffle=\['cut', True\] must be"),
+        (["step"], "3", "step='3' must be a whole number, at least 0"),
+        (["step"], 1.5, "step=1.5 must be"),
+        (["epoch"], None, "epoch=None must be"),
+        (["epoch"], True, "epoch=True must be"),
+        (["epoch"], -1, "epoch=-1 must be"),
+        (["sampling"], "w", "sampling, facts=.* must be mappings"),
+    ],
+)
+def test_a_damaged_state_is_refused_by_name(path, value, message):
+    loader = Loader({"x": np.arange(20.0)}, global_batch_size=4)
+    state = copy.deepcopy(loader.state_dict())
+    inner = state
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with pytest.raises(ArgumentError, match=f"state is damaged: {message}"):
+        loader.load_state_dict(state)
+    with pytest.raises(ArgumentError, match="state=None is none; pass what"):
+        loader.load_state_dict(None)
 
 
 def test_set_epoch_leaves_a_loaded_step_of_that_epoch(data):

@@ -374,8 +374,20 @@ def test_other_weights_in_a_store_are_refused_at_resume_and_while_reading(store)
     zarr.open_array(store, path="trust", mode="r+")[:] = 0.5  # plain metadata does not tell
     with pytest.raises(DataError, match="sampling='trust', is not what the state was saved with"):
         Loader(store, **options).load_state_dict(state)
-    zarr.open_array(store, path="trust", mode="r+")[150:] = -1
-    with pytest.raises(DataError, match="'trust' are not those that were counted"):
+    for change in ("sign", "sum"):  # the second leaves weights that could be drawn by
+        array = zarr.open_array(store, path="trust", mode="r+")
+        array[150:] = -1 if change == "sign" else 5
+        with pytest.raises(DataError, match="'trust' are not those that were counted"):
+            rows_of(loader)
+
+
+def test_other_classes_in_a_store_are_refused_while_reading(store):
+    import zarr
+
+    loader = Loader(store, inputs=["t"], target="storm", sampling="balanced", global_batch_size=10, memory="1 MiB")
+    assert loader.plan
+    zarr.open_array(store, path="storm", mode="r+")[:40] = 1
+    with pytest.raises(DataError, match="'storm' are not those that were counted"):
         rows_of(loader)
 
 

@@ -223,6 +223,20 @@ def test_the_cache_stays_small_and_without_remains(cache, monkeypatch):
     assert len(list(cache.iterdir())) == 3
 
 
+def test_counts_in_use_stay_and_what_killed_processes_left_goes(cache, monkeypatch):
+    monkeypatch.setattr(count_cache, "_KEPT_FILES", 2)
+    for number in range(2):
+        save_counts(str(number), Counts(np.array([number])))
+        os.utime(max(cache.iterdir(), key=lambda file: file.stat().st_mtime_ns), (number, number))
+    assert load_counts("0") is not None  # the older one, and used last
+    for name, time_s in ((".00.counts.01234567", 0), (".11.counts.01234567", None)):
+        (cache / name).touch()
+        os.utime(cache / name, None if time_s is None else (time_s, time_s))
+    save_counts("2", Counts(np.array([2])))
+    assert [load_counts(str(number)) is not None for number in range(3)] == [True, False, True]
+    assert [path.name for path in cache.glob(".*")] == [".11.counts.01234567"]  # somebody may be writing it
+
+
 def test_the_cache_is_where_dask_or_the_desktop_says(monkeypatch, tmp_path):
     from dtk.config import cache_directory
 

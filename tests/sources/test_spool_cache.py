@@ -14,7 +14,7 @@ import xarray as xr
 
 import dtk
 from dtk.errors import ArgumentError, DataError
-from dtk.sources import spool_table
+from dtk.sources import spool_table, store_owner
 from dtk.sources.spool_cache import _CachedFiles
 
 ROWS = 4000
@@ -42,6 +42,7 @@ def place(request, tmp_path):
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     monkeypatch.setattr(spool_table, "FILE_NBYTES", 1)
+    monkeypatch.setattr(store_owner, "SETTLE_S", 0)
 
 
 def spooled(place, **options):

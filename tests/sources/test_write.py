@@ -19,7 +19,6 @@ import pytest
 from dtk.errors import ArgumentError, DataError
 from dtk.sources import as_source, write_parquet
 from dtk.sources import open as open_data
-from dtk.sources.write import publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")  # Dask 2026.8 with pandas 3.1
 
@@ -228,20 +227,13 @@ def test_a_directory_of_other_files_is_never_replaced(tmp_path):
 def test_refused(tmp_path):
     with pytest.raises(ArgumentError, match="path='s3://bucket/x' is remote"):
         write_parquet(collection(), "s3://bucket/x")
+    with pytest.raises(ArgumentError, match="frame has the column '__index_level_0__', a name by which readers know"):
+        write_parquet(pd.DataFrame({"x": [1], "__index_level_0__": [2]}), tmp_path / "out")
     with pytest.raises(ArgumentError, match="row_group_rows=0"):
         write_parquet(collection(), tmp_path / "out", row_group_rows=0)
     bad = collection().assign(i=collection().i.map(lambda value: "text", meta=("i", "int64")))
     with pytest.raises(DataError, match=r"partition \d: .*give the column one type"):
         write_parquet(bad, tmp_path / "out")
-
-
-def test_what_a_process_left_that_was_killed_while_it_removed_the_old_one_is_removed(tmp_path):
-    for name in ("new", "out", "out.replaced-token"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "part.parquet").write_text(name)
-    publish(str(tmp_path / "new"), str(tmp_path / "out"), "token", replaces=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert (tmp_path / "out" / "part.parquet").read_text() == "new"
 
 
 @pytest.mark.parametrize("edited", ["itself", "a helper"])

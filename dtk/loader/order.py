@@ -51,6 +51,8 @@ class Order:
         The most rows of a shard that are permuted together: a shard's part of the pool.
     block_rows : int, optional
         The most rows of a block; None for whole chunks.
+    join_rows : int, optional
+        About the rows that small row groups are joined to, which are then the chunks; None if none are.
     seed : int
         The seed; not negative.
     tail : {"trim", "pad"}
@@ -68,6 +70,7 @@ class Order:
     num_shards: int
     fill_rows: int
     block_rows: int | None = None
+    join_rows: int | None = None
     seed: int = 0
     tail: Tail = "trim"
     shuffle: bool = True
@@ -128,6 +131,7 @@ class Order:
             "num_shards": self.num_shards,
             "fill_rows": self.fill_rows,
             "block_rows": self.block_rows,
+            "join_rows": self.join_rows,
             "seed": self.seed,
             "tail": self.tail,
             "shuffle": self.shuffle,

@@ -41,7 +41,7 @@ def state_of(source: Source | ArraySource, plan: Plan, epoch: int, step: int) ->
         "step": step,
         "source": plan.source_identity,
         "num_rows": plan.order.num_rows,
-        "num_chunks": plan.num_chunks,
+        "num_chunks": source.num_chunks,
         "facts": facts_of(source),
         "order": plan.order.parameters(),
         "sampling": None if plan.sampling is None else dict(plan.sampling),
@@ -79,7 +79,7 @@ def check_state(state: Mapping[str, Any], source: Source | ArraySource, plan: Pl
         )
     if state["source"] != plan.source_identity:
         was = f"{state['num_rows']:,} rows in {state['num_chunks']:,} chunks"
-        found = f"{plan.order.num_rows:,} rows in {plan.num_chunks:,} chunks"
+        found = f"{plan.order.num_rows:,} rows in {source.num_chunks:,} chunks"
         told = [f"it had {was} and has {found}"] if was != found else []
         told += changes(source, state.get("facts", {}))
         raise DataError(

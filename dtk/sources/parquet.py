@@ -1,4 +1,4 @@
-"""Parquet files as a source: one chunk a row group, known from the footers alone."""
+"""Parquet files as a source: one chunk a row group or several joined, known from the footers alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dtk.sources.footers import Footer, read_footers, stat_file
 from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, map_file, mapped_file
 from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.remote_files import remote_files
-from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_group
+from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_groups
 
 __all__ = ["ParquetSource"]
 
@@ -32,7 +32,7 @@ _CODES: Final = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ParquetSource:
-    """The row groups of Parquet files, read one at a time.
+    """The row groups of Parquet files, read one at a time; or a few, see `dtk.sources.joining`.
 
     Made by `from_files`. It pickles as file names and a few compact arrays; a file is open only while it is
     read.
@@ -54,7 +54,9 @@ class ParquetSource:
     file_of_chunk : np.ndarray
         int32 [chunks].
     row_group : np.ndarray
-        int32 [chunks]: the row group within its file.
+        int32 [chunks]: the row group within its file; the first one of a chunk of several.
+    num_groups : np.ndarray
+        int32 [chunks]: how many row groups of the file, following each other, are the chunk.
     chunk_rows : np.ndarray
         int64 [chunks].
     chunk_nbytes : np.ndarray
@@ -81,6 +83,7 @@ class ParquetSource:
     identity: str
     file_of_chunk: npt.NDArray[np.int32]
     row_group: npt.NDArray[np.int32]
+    num_groups: npt.NDArray[np.int32]
     chunk_rows: npt.NDArray[np.int64]
     chunk_nbytes: npt.NDArray[np.int64]
     decoded_nbytes: int
@@ -196,6 +199,7 @@ class ParquetSource:
             identity=_identity(footers, schema, np.concatenate([*files, *groups])),
             file_of_chunk=np.concatenate(files),
             row_group=np.concatenate(groups),
+            num_groups=np.ones(sum(map(len, groups)), np.int32),
             chunk_rows=np.concatenate(rows),
             chunk_nbytes=np.concatenate(nbytes).astype(np.int64),
             decoded_nbytes=decoded,
@@ -219,7 +223,7 @@ class ParquetSource:
 
     @property
     def num_chunks(self) -> int:
-        """Number of row groups that have rows."""
+        """Number of row groups that have rows, or of what they are joined to."""
         return len(self.chunk_rows)
 
     @property
@@ -305,8 +309,8 @@ class ParquetSource:
             return []
         file, names = int(self.file_of_chunk[chunk]), checked_columns(columns, self.schema.names)
         stored = [name for name in names if name not in self.hive]
-        path, group = self.root + self.names[file], int(self.row_group[chunk])
-        return [start_row_group(remote_files(self.filesystem), path, self.versions[file], group, stored, FOOTERS)]
+        path, groups = self.root + self.names[file], self._groups(chunk)
+        return [start_row_groups(remote_files(self.filesystem), path, self.versions[file], groups, stored, FOOTERS)]
 
     def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.
@@ -337,7 +341,7 @@ class ParquetSource:
         file = int(self.file_of_chunk[chunk])
         names, stored = self._named(columns)
         with self._naming(chunk), self._open(file, fetched or self.fetch(chunk, columns)) as opened:
-            table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
+            table = opened.read_row_groups(self._groups(chunk), columns=stored, use_threads=False)
         return self._with_hive(table, names, file)
 
     def read_slices(
@@ -373,9 +377,7 @@ class ParquetSource:
         file = int(self.file_of_chunk[chunk])
         names, stored = self._named(columns)
         with self._naming(chunk), self._open(file, fetched or self.fetch(chunk, columns), is_kept=False) as opened:
-            slices = opened.iter_batches(
-                num_rows, row_groups=[int(self.row_group[chunk])], columns=stored, use_threads=False
-            )
+            slices = opened.iter_batches(num_rows, row_groups=self._groups(chunk), columns=stored, use_threads=False)
             while (batch := next(slices, None)) is not None:
                 yield self._with_hive(pa.Table.from_batches([batch]), names, file)
 
@@ -390,15 +392,22 @@ class ParquetSource:
         Returns
         -------
         str
-            Path and row group.
+            Path and row groups.
         """
-        return f"{self.root}{self.names[self.file_of_chunk[chunk]]}, row group {self.row_group[chunk]}"
+        groups = self._groups(chunk)
+        named = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
+        return f"{self.root}{self.names[self.file_of_chunk[chunk]]}, {named}"
 
     def __repr__(self) -> str:
         return (
             f"ParquetSource({self.root!r}, {len(self.names)} files, {self.num_chunks} row groups,"
             f" {int(self.chunk_rows.sum())} rows)"
         )
+
+    def _groups(self, chunk: int) -> list[int]:
+        """Number the row groups of a chunk within its file."""
+        first = int(self.row_group[chunk])
+        return list(range(first, first + int(self.num_groups[chunk])))
 
     def _named(self, columns: Sequence[str] | None) -> tuple[list[str], list[str]]:
         """Return which columns are wanted, and which of them are in the files."""

@@ -21,6 +21,7 @@ THREADS = 2
 PEER_ROWS = 400_000  # what the slow ones are timed on
 FILES = 8
 GROUP_ROWS = 65_536
+SMALL_GROUP_ROWS = 1000
 WORDS = np.array([f"word-{number:03d}" for number in range(500)])
 
 
@@ -54,10 +55,21 @@ def feed_parquet(rounds: int, rows: int | None) -> Iterator[Ratio]:
             if is_main:
                 for peer, (_, goal, note) in PEERS.items():
                     yield Ratio("feed-parquet", case, f"dtk/{peer}", samples.ratio("dtk", peer), goal, note)
+        yield from small_row_groups(directory, rounds, rows // 2)
         path = write_words(directory / "words", rows // 4)
         samples = measure({"raw": raw_decode(path), "dtk": dtk_prepared(path)}, rounds)
         note = f"{rows // 4:,} rows; {per_row(samples.values):+.0f} ns a row over raw decode"
         yield Ratio("feed-parquet", "8 numbers, 8 strings", "dtk/raw-decode", samples.ratio("dtk", "raw"), "", note)
+
+
+def small_row_groups(directory: Path, rounds: int, rows: int) -> Iterator[Ratio]:
+    """Compare row groups of 1,000 rows, which the raw decode reads one by one, in one file and in several."""
+    for files in (1, FILES):
+        path = write_numbers(directory / f"small-{files}", rows, "zstd", group_rows=SMALL_GROUP_ROWS, files=files)
+        samples = measure({"raw": raw_decode(path), "dtk": dtk_loader(path, target="y")}, rounds)
+        note = f"{rows:,} rows in {files} files; {per_row(samples.values):+.0f} ns a row over raw decode"
+        case = f"row groups of {SMALL_GROUP_ROWS:,}"
+        yield Ratio("feed-parquet", case, "dtk/raw-decode", samples.ratio("dtk", "raw"), "", note)
 
 
 def per_row(values: Mapping[str, list[float]]) -> float:

@@ -171,8 +171,9 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             f"shuffled with seed {order.seed}; pool of {plan.pool_rows:,} rows "
             f"({plan.pool_rows / mean:.1f} chunks{cut}) in {order.num_shards} shards"
         )
+    joined = "" if order.join_rows is None else f", which {plan.layout.num_row_groups:,} small row groups are joined to"
     return [
-        ("rows", f"{order.num_rows:,} in {plan.num_chunks:,} chunks"),
+        ("rows", f"{order.num_rows:,} in {plan.num_chunks:,} chunks{joined}"),
         ("steps", f"{plan.num_steps:,} of {order.global_batch_size:,} samples; {tail}"),
         ("order", shuffle),
         ("reads", f"{format_nbytes(plan.epoch_nbytes)} an epoch"),

@@ -15,7 +15,7 @@ from dtk.sources.windows import WindowSource
 
 __all__ = ["choose_join_rows", "joined_source", "pool_that_joins"]
 
-_POOL_BLOCKS: Final = 512  # the pool still holds so many: it mixes and shards as if nothing were joined
+_POOL_BLOCKS: Final = 512  # that the pool still holds: then a rank of eight mixes well alone, too
 _JOINED_ROWS: Final = 8192  # with more, what a row group costs is spread no thinner
 
 AnySource = TypeVar("AnySource", bound=Source | ArraySource | WindowSource)

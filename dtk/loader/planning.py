@@ -90,7 +90,8 @@ def make_plan(
     as the memory allows. Blocks are whole chunks, which are then decoded once, as long as the pool holds at least four.
     Where it holds one to four, batches of sorted data would be of one to four places on disk; chunks are then read in
     two blocks of at most half the largest one, which takes twice the decodes and mixes two to three times the places.
-    Nothing is cut into more: the plan warns, and names the memory that would do.
+    Nothing is cut into more: the plan warns, and names the memory that would do. Small row groups are joined first, as
+    far as the pool still holds very many.
     """
     if parameters is None:
         join_rows = _choose_join_rows(source, encoder, sampling, global_batch_size, memory_limit_nbytes)

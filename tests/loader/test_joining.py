@@ -133,6 +133,7 @@ def test_the_plan_knows_what_is_joined(path):
     assert Loader(path, **{**OPTIONS, "memory": enough}).plan.order.join_rows >= 16
     (tiny,) = [text for text in large.warnings() if "makes reading slow" in text]
     assert tiny.startswith("row groups hold 8 rows on average, and are read 4.0 at a time")
+    assert "2,048 in 64 chunks, which 256 small row groups are joined to" in str(large.explain())
     assert large.num_requests(1) == GROUPS * 2  # Arrow still reads each column of each row group
     assert joining.choose_join_rows(10**9, 0) == 8192
     assert joining.choose_join_rows(10**9, 1024) == 1024  # what is joined is never streamed

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from dtk.sources import ParquetSource, as_source, counted
 from dtk.sources.joining import can_join, join
+from dtk.sources.remote import FetchCost
+from dtk.sources.remote_parquet import joined_cost
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +132,14 @@ def test_nothing_is_joined_that_need_not_be(folder):
     table = as_source({"x": np.arange(9.0)})
     assert join(table, 5)[0] is table
     assert join(replace(source, identity="other"), 50)[0].identity == "other"
+
+
+def test_what_is_fetched_together_takes_fewer_requests_where_little_lies_between():
+    gaps = np.array([10, 1 << 20, 10, 10, 10, 0])
+    cost = FetchCost(np.full(6, 100), np.full(6, 3), once=2, each=2, gap_nbytes=gaps)  # two of the three for the file
+    joined = joined_cost(cost, np.array([0, 3, 5, 6]))
+    assert joined.requests.tolist() == [2 + 2, 2 + 1, 3]  # of the first three row groups the last lies apart
+    assert joined.nbytes.tolist() == [310, 210, 100]
+    assert joined.once == 2
+    large = replace(cost, nbytes=np.full(6, 3 << 20))
+    assert joined_cost(large, np.array([0, 5, 6])).requests.tolist() == [2 + 4, 3]  # 15 MiB in requests of 4 MiB

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtk.sources import ParquetSource, as_source, counted
+from dtk.sources.footers import read_footers
 from dtk.sources.joining import can_join, join
 from dtk.sources.remote import FetchCost
 from dtk.sources.remote_parquet import joined_cost
@@ -96,7 +97,7 @@ def test_what_is_read_is_the_same(folder, as_codes):
 
 def test_row_groups_that_are_left_out_are_not_read_for_their_neighbours(folder):
     path = str(folder / "p=1" / "a.parquet")
-    source = ParquetSource.from_files([path], row_groups=[[0, 1, 3, 4, 5, 9]])
+    source = ParquetSource.from_footers(read_footers([path]), row_groups=[[0, 1, 3, 4, 5, 9]])
     joined, edges = join(source, 100)
     assert edges.tolist() == [0, 2, 5, 6]
     assert read_all(joined).equals(read_all(source))
@@ -105,7 +106,7 @@ def test_row_groups_that_are_left_out_are_not_read_for_their_neighbours(folder):
     below = [group for chunk in range(joined.num_chunks) for group in joined.base._groups(chunk)]
     assert below == pruned.base.row_group.tolist() == [*range(30), *range(5), *range(7, 30)]
     assert joined.num_chunks < len(below) / 4
-    empty, edges = join(ParquetSource.from_files([path], row_groups=[[]]), 100)
+    empty, edges = join(ParquetSource.from_footers(read_footers([path]), row_groups=[[]]), 100)
     assert (empty.num_chunks, edges.tolist()) == (0, [0])
 
 

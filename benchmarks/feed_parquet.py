@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pyarrow as pa
@@ -105,12 +106,19 @@ def write_words(path: Path, rows: int) -> Path:
 
 def raw_decode(path: Path) -> Callable[[], float]:
     """Decode all row groups in random order on the threads, memory-mapped, and throw them away."""
-    files = [pq.ParquetFile(file, memory_map=True) for file in sorted(path.iterdir())]
-    groups = [(file, group) for file in files for group in range(file.num_row_groups)]
+    readers: SimpleQueue[list[pq.ParquetFile]] = SimpleQueue()  # one a thread: two must not read one file at a time
+    for _ in range(THREADS):
+        readers.put([pq.ParquetFile(file, memory_map=True) for file in sorted(path.iterdir())])
+    files = readers.get()
+    groups = [(number, group) for number, file in enumerate(files) for group in range(file.num_row_groups)]
+    readers.put(files)
 
     def decode(number: int) -> int:
-        file, group = groups[number]
-        return file.read_row_group(group, use_threads=False).num_rows
+        (file, group), files = groups[number], readers.get()
+        try:
+            return files[file].read_row_group(group, use_threads=False).num_rows
+        finally:
+            readers.put(files)
 
     def run() -> int:
         with ThreadPoolExecutor(THREADS) as pool:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ THREADS = 2
 PEER_ROWS = 400_000  # what the slow ones are timed on
 FILES = 8
 GROUP_ROWS = 65_536
+SMALL_GROUP_ROWS = 1000
 WORDS = np.array([f"word-{number:03d}" for number in range(500)])
 
 
@@ -54,10 +56,21 @@ def feed_parquet(rounds: int, rows: int | None) -> Iterator[Ratio]:
             if is_main:
                 for peer, (_, goal, note) in PEERS.items():
                     yield Ratio("feed-parquet", case, f"dtk/{peer}", samples.ratio("dtk", peer), goal, note)
+        yield from small_row_groups(directory, rounds, rows // 2)
         path = write_words(directory / "words", rows // 4)
         samples = measure({"raw": raw_decode(path), "dtk": dtk_prepared(path)}, rounds)
         note = f"{rows // 4:,} rows; {per_row(samples.values):+.0f} ns a row over raw decode"
         yield Ratio("feed-parquet", "8 numbers, 8 strings", "dtk/raw-decode", samples.ratio("dtk", "raw"), "", note)
+
+
+def small_row_groups(directory: Path, rounds: int, rows: int) -> Iterator[Ratio]:
+    """Compare row groups of 1,000 rows, which the raw decode reads one by one, in one file and in several."""
+    for files in (1, FILES):
+        path = write_numbers(directory / f"small-{files}", rows, "zstd", group_rows=SMALL_GROUP_ROWS, files=files)
+        samples = measure({"raw": raw_decode(path), "dtk": dtk_loader(path, target="y")}, rounds)
+        note = f"{rows:,} rows in {files} files; {per_row(samples.values):+.0f} ns a row over raw decode"
+        case = f"row groups of {SMALL_GROUP_ROWS:,}"
+        yield Ratio("feed-parquet", case, "dtk/raw-decode", samples.ratio("dtk", "raw"), "", note)
 
 
 def per_row(values: Mapping[str, list[float]]) -> float:
@@ -93,12 +106,19 @@ def write_words(path: Path, rows: int) -> Path:
 
 def raw_decode(path: Path) -> Callable[[], float]:
     """Decode all row groups in random order on the threads, memory-mapped, and throw them away."""
-    files = [pq.ParquetFile(file, memory_map=True) for file in sorted(path.iterdir())]
-    groups = [(file, group) for file in files for group in range(file.num_row_groups)]
+    readers: SimpleQueue[list[pq.ParquetFile]] = SimpleQueue()  # one a thread: two must not read one file at a time
+    for _ in range(THREADS):
+        readers.put([pq.ParquetFile(file, memory_map=True) for file in sorted(path.iterdir())])
+    files = readers.get()
+    groups = [(number, group) for number, file in enumerate(files) for group in range(file.num_row_groups)]
+    readers.put(files)
 
     def decode(number: int) -> int:
-        file, group = groups[number]
-        return file.read_row_group(group, use_threads=False).num_rows
+        (file, group), files = groups[number], readers.get()
+        try:
+            return files[file].read_row_group(group, use_threads=False).num_rows
+        finally:
+            readers.put(files)
 
     def run() -> int:
         with ThreadPoolExecutor(THREADS) as pool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from dtk.loader.ahead import HELD
+from dtk.loader.joining import pool_that_joins
 from dtk.memory import format_nbytes
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ MIXING_BLOCKS: Final = 24
 _WELL_MIXED: Final = 0.98
 _MUCH_LESS_MIXED: Final = 0.95
 _MUCH_DECODED: Final = 1.5
+_TINY_ROWS: Final = 1024  # of a row group
 _TINY_NBYTES: Final = 64 << 10  # of a request, where opening it costs more than reading it
 _FEW_REQUESTS: Final = 64
 
@@ -119,7 +121,6 @@ def _of_chunks(plan: Plan) -> Iterator[tuple[str, str]]:
             f"sample is decoded {plan.decodes_per_sample(1):.1f} times; give more memory=, about "
             f"{_memory_for(plan, 5 * largest)!r}{_smaller(plan, plan.pool_rows // 5)}",
         )
-    mean = order.num_rows / max(plan.num_chunks, 1)
     request_nbytes = plan.epoch_nbytes / max(layout.num_requests, 1)
     if layout.kind == "arrays" and layout.num_requests > _FEW_REQUESTS and request_nbytes < _TINY_NBYTES:
         yield (
@@ -127,12 +128,8 @@ def _of_chunks(plan: Plan) -> Iterator[tuple[str, str]]:
             f"chunks in the store hold {format_nbytes(request_nbytes)} on average, which makes reading slow; write "
             "chunks of 1 MiB or more, or shards of many chunks",
         )
-    elif layout.kind != "arrays" and plan.num_chunks > _FEW_REQUESTS and mean < 1024:
-        yield (
-            "tiny",
-            f"chunks hold {mean:.0f} rows on average, which makes reading slow; write row groups of at least "
-            "10,000 rows",
-        )
+    elif layout.kind != "arrays":
+        yield from _of_row_groups(plan)
     if layout.misaligned:
         named = ", ".join(f"{name!r} ({times:.1f} times)" for name, times in sorted(layout.misaligned.items()))
         yield (
@@ -140,6 +137,24 @@ def _of_chunks(plan: Plan) -> Iterator[tuple[str, str]]:
             f"chunks along the samples are cut by those of the biggest variable, and are decoded more than once: "
             f"{named}; write all variables with the same chunks along the samples, or leave these out",
         )
+
+
+def _of_row_groups(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Warn of tiny row groups: each costs something, also where several are read together."""
+    order, number = plan.order, plan.layout.num_row_groups or plan.num_chunks
+    mean = order.num_rows / max(number, 1)
+    if number <= _FEW_REQUESTS or mean >= _TINY_ROWS:
+        return
+    wanted_rows = pool_that_joins(mean)
+    if order.join_rows is not None:
+        which = f"row groups hold {mean:.0f} rows on average, and are read {number / plan.num_chunks:.1f} at a time"
+        remedy = "write row groups of at least 10,000 rows, once"
+    else:
+        which = f"chunks hold {mean:.0f} rows on average"
+        remedy = "write row groups of at least 10,000 rows"
+        if plan.layout.can_join and plan.pool_rows < wanted_rows <= order.num_rows:
+            remedy += f", or give more memory=, about {_memory_for(plan, wanted_rows)!r}, to have some read together"
+    yield "tiny", f"{which}, which makes reading slow; {remedy}"
 
 
 def _of_ranks(plan: Plan, ranks: int) -> Iterator[tuple[str, str]]:

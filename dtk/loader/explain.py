@@ -174,9 +174,10 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
             f"shuffled with seed {order.seed}; pool of {plan.pool_rows:,} rows "
             f"({plan.pool_rows / mean:.1f} chunks{cut}) in {order.num_shards} shards"
         )
+    joined = "" if order.join_rows is None else f", which {plan.layout.num_row_groups:,} small row groups are joined to"
     along = "" if plan.layout.dim is None else f" along {plan.layout.dim!r}"
     return [
-        ("samples", f"{order.num_rows:,}{along} in {plan.num_chunks:,} chunks"),
+        ("samples", f"{order.num_rows:,}{along} in {plan.num_chunks:,} chunks{joined}"),
         *([] if plan.layout.windows is None else [("windows", plan.layout.windows)]),
         ("steps", f"{plan.num_steps:,} of {order.global_batch_size:,} samples; {tail}"),
         ("order", shuffle),

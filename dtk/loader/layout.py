@@ -14,6 +14,8 @@ from dtk.loader.segments import Integers
 from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source, TableSource
 from dtk.sources.arrays import ArraySource
+from dtk.sources.joining import can_join
+from dtk.sources.parquet import ParquetSource
 from dtk.sources.remote import FetchCost
 from dtk.sources.variables import ArrayVariable
 from dtk.sources.windows import WindowSource
@@ -34,6 +36,10 @@ class Layout:
     num_requests : int
         Reads of the store in one pass over all chunks: one for each column of a row group, or for each chunk of an
         array; of a remote store what it is asked for, see `FetchCost`; 0 in memory.
+    num_row_groups : int
+        Row groups with rows that may be read; 0 where there are none.
+    can_join : bool
+        Whether small row groups may be read together.
     misaligned : mapping of str to float
         Variables whose chunks are cut by the plan's, and how often each of their samples is decoded in one pass; small
         ones, for which it costs nothing that matters, are left out.
@@ -45,6 +51,8 @@ class Layout:
 
     kind: Literal["table", "row groups", "arrays"] = "row groups"
     num_requests: int = 0
+    num_row_groups: int = 0
+    can_join: bool = False
     misaligned: Mapping[str, float] = field(default_factory=dict)
     dim: str | None = None
     windows: str | None = None
@@ -78,7 +86,7 @@ def layout_of(
         num_requests = round(of_rows.num_requests * source.decodes_per_row)
         assert isinstance(encoder, WindowEncoder)
         text = "; ".join(filter(None, [source.text, encoder.note]))
-        return replace(of_rows, num_requests=num_requests, windows=text)
+        return replace(of_rows, num_requests=num_requests, can_join=False, windows=text)
     if isinstance(source, ArraySource):
         variables = [source.variables[name] for name in encoder.columns]
         reads = {one.name: _stored_reads(one, source.chunk_edges) for one in variables if not one.is_static}
@@ -87,11 +95,14 @@ def layout_of(
         dear = _DEAR * sum(row_nbytes.values())
         misaligned = {name: times[name] for name in reads if (times[name] - 1) * row_nbytes[name] > dear}
         num_requests = sum(read * of_sample for read, _, of_sample in reads.values())
-        return Layout("arrays", num_requests, misaligned, source.dim)
+        return Layout("arrays", num_requests, misaligned=misaligned, dim=source.dim)
     if isinstance(source, TableSource):
         return Layout("table")
     columns = source.stored_columns if isinstance(source, ExpressionSource) else encoder.columns
-    return Layout("row groups", int(np.count_nonzero(np.asarray(source.chunk_rows))) * max(1, len(columns)))
+    is_read = np.asarray(source.chunk_rows) > 0
+    groups = source.num_groups if isinstance(source, ParquetSource | ExpressionSource) else is_read
+    num_row_groups = int(groups[is_read].sum())
+    return Layout("row groups", num_row_groups * max(1, len(columns)), num_row_groups, can_join(source))
 
 
 def _stored_reads(variable: ArrayVariable, edges: Integers) -> tuple[int, int, int]:

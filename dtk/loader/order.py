@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from dtk.loader.dealing import GOLDEN, Tail, dealt, even_bounds, shard_bounds
 from dtk.loader.draws import rows_a_draw, shared_out
-from dtk.loader.segments import Fills, Integers, Segments, clip, ranges, sliced, typical
+from dtk.loader.segments import Fills, Integers, Segments, clip, cut, ranges, sliced, typical, without
 
 __all__ = ["Order", "Tail"]
 
@@ -51,6 +51,8 @@ class Order:
         The most rows of a shard that are permuted together: a shard's part of the pool.
     block_rows : int, optional
         The most rows of a block; None for whole chunks.
+    join_rows : int, optional
+        About the rows that small row groups are joined to, which are then the chunks; None if none are.
     seed : int
         The seed; not negative.
     tail : {"trim", "pad"}
@@ -68,6 +70,7 @@ class Order:
     num_shards: int
     fill_rows: int
     block_rows: int | None = None
+    join_rows: int | None = None
     seed: int = 0
     tail: Tail = "trim"
     shuffle: bool = True
@@ -128,6 +131,7 @@ class Order:
             "num_shards": self.num_shards,
             "fill_rows": self.fill_rows,
             "block_rows": self.block_rows,
+            "join_rows": self.join_rows,
             "seed": self.seed,
             "tail": self.tail,
             "shuffle": self.shuffle,
@@ -382,10 +386,7 @@ class Order:
         most = rows if self.chunk_weights is None else rows_a_draw(rows, self.chunk_rows)
         if self.block_rows is not None and self.shuffle:
             most = np.minimum(most, self.block_rows)
-        num_blocks = -(-rows // np.maximum(most, 1))
-        chunk = np.repeat(np.arange(len(rows)), num_blocks)
-        first = ranges(np.zeros(len(rows), np.int64), num_blocks) * most[chunk]
-        return Segments(chunk, first, np.minimum(most[chunk], rows[chunk] - first))
+        return cut(rows, most)
 
     def _stream(self, epoch: int) -> Segments:
         """Put the blocks of all shards in the order of an epoch, shard after shard."""
@@ -396,41 +397,16 @@ class Order:
         turns = max(1, min(self.fill_rows // typical(blocks.num_rows), num_blocks // self.num_shards))
         return blocks.take(dealt(self._random(epoch, _STREAM), num_blocks, turns, self.num_shards))
 
-    def _first_fill_rows(self, shard: Integers) -> Integers:
-        """Return the most rows of the first fill of shards.
-
-        Shards that fill their pools at different times need memory for one or two more fills, and not for one more
-        each.
-        """
-        stagger = (shard + 1) * GOLDEN % 1 if self.num_shards > 1 else np.ones(len(shard))
-        return np.maximum((self.fill_rows * stagger).astype(np.int64), 1)
-
     def _shard_fills(self, epoch: int, shard: int, segments: Segments) -> Fills:
         """Turn a shard's range of the stream into fills."""
         if shard % 2:
             # Neighbours then come to the block that their border cuts at the same time, and one decode serves both.
             segments = segments.take(slice(None, None, -1))
         segments = self._trimmed(epoch, shard, segments)
-        segments = sliced(segments, self.fill_rows)
-        edges = np.append(0, np.cumsum(segments.num_rows))
-        # Where the fill that starts at a segment ends: with the last one that it has room for.
-        after = (np.searchsorted(edges, edges[:-1] + self.fill_rows, side="right") - 1).tolist()
-        bounds = [0]
-        if after:
-            room = int(self._first_fill_rows(np.array([shard]))[0])
-            bounds.append(max(int(np.searchsorted(edges, room, side="right")) - 1, 1))
-        while bounds[-1] < len(after):
-            bounds.append(after[bounds[-1]])
-        num_fills = len(bounds) - 1
-        positions = edges[bounds]
-        return Fills(
-            shard=np.full(num_fills, shard, np.int64),
-            number=np.arange(num_fills),
-            position=positions[:-1],
-            num_rows=np.diff(positions),
-            bounds=np.array(bounds, np.int64),
-            segments=segments,
-        )
+        # Shards that fill their pools at different times need memory for one or two more fills, and not for one each.
+        stagger = (shard + 1) * GOLDEN % 1 if self.num_shards > 1 else 1.0
+        first_rows = max(int(self.fill_rows * stagger), 1)
+        return Fills.filled(shard, sliced(segments, self.fill_rows), self.fill_rows, first_rows)
 
     def _trimmed(self, epoch: int, shard: int, segments: Segments) -> Segments:
         """Leave out the rows that fill no step, from a random place on: round the corner, so that it is fair to all."""
@@ -438,10 +414,5 @@ class Order:
         keep = self.num_steps * int(self.shard_slots[shard + 1] - self.shard_slots[shard])
         if self.tail == "pad" or total <= keep:
             return segments
-        ends = np.cumsum(segments.num_rows)
         start = int(self._random(epoch, _TRIM, shard).integers(total)) if self.shuffle else keep
-        stop = start + total - keep
-        if stop > total:
-            return clip(segments, ends, stop - total, start)
-        parts = (clip(segments, ends, 0, start), clip(segments, ends, stop, total))
-        return Segments(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+        return without(segments, start, total - keep)

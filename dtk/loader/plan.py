@@ -89,7 +89,7 @@ class Plan:
 
     @property
     def num_chunks(self) -> int:
-        """Chunks of the source."""
+        """Chunks of the source, or what its small row groups are joined to."""
         return len(self.order.chunk_rows)
 
     @property

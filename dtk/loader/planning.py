@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,7 @@ from dtk.loader.ahead import HELD, fetch_cost_of, fetch_limit_nbytes
 from dtk.loader.draws import most_drawn
 from dtk.loader.encoder import Encoder
 from dtk.loader.grids import GridEncoder
+from dtk.loader.joining import choose_join_rows, joined_source
 from dtk.loader.layout import layout_of
 from dtk.loader.order import Order, Tail
 from dtk.loader.plan import DESTINATION_NBYTES, PERMUTING_NBYTES, Plan, decode_nbytes, streamed
@@ -21,7 +22,9 @@ from dtk.loader.segments import Integers
 from dtk.loader.windows import WindowEncoder
 from dtk.sources import ExpressionSource, Source
 from dtk.sources.arrays import ArraySource
+from dtk.sources.joining import can_join
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.remote import FetchCost
 from dtk.sources.windows import WindowSource
 
 __all__ = ["make_plan"]
@@ -88,29 +91,28 @@ def make_plan(
     as the memory allows. Blocks are whole chunks, which are then decoded once, as long as the pool holds at least four.
     Where it holds one to four, batches of sorted data would be of one to four places on disk; chunks are then read in
     two blocks of at most half the largest one, which takes twice the decodes and mixes two to three times the places.
-    Nothing is cut into more: the plan warns, and names the memory that would do.
+    Nothing is cut into more: the plan warns, and names the memory that would do. Small row groups are joined first, as
+    far as the pool still holds very many.
     """
-    chunk_rows = np.asarray(source.chunk_rows, np.int64)
-    chunk_weights = None if sampling is None else sampling.chunk_weights
-    slice_rows, chunk_nbytes = _in_flight(source, encoder, sampling)
-    kept_nbytes = _kept_nbytes(source) + _static_nbytes(encoder)
-    cost, fetch_nbytes = fetch_cost_of(source, _read_columns(encoder.columns, sampling)), 0
-    if cost is not None:
-        chunk_nbytes = chunk_nbytes + HELD * cost.nbytes
-        fetch_nbytes = fetch_limit_nbytes(cost.nbytes, memory_limit_nbytes)
-    row = sum(field.row_nbytes for field in encoder.fields.values())
     if parameters is None:
-        room = memory_limit_nbytes - decode_nbytes(chunk_nbytes, memory_limit_nbytes) - kept_nbytes
-        room -= HELD * fetch_nbytes
-        num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, room, shuffle=shuffle)
+        join_rows = _choose_join_rows(source, encoder, sampling, global_batch_size, memory_limit_nbytes)
+    else:
+        join_rows = parameters.get("join_rows")  # which states had none of at first
+    source, chunk_weights = joined_source(source, join_rows, sampling)
+    chunk_rows = np.asarray(source.chunk_rows, np.int64)
+    costs = _costs(source, encoder, sampling, memory_limit_nbytes)
+    if parameters is None:
+        row = _row_nbytes(encoder)
+        num_shards, fill_rows = _choose(chunk_rows, global_batch_size, row, costs.room_nbytes, shuffle=shuffle)
         block_rows = None
-        if shuffle and not streamed(chunk_rows, slice_rows).any():  # slices follow each other
+        if shuffle and not streamed(chunk_rows, costs.slice_rows).any():  # slices follow each other
             block_rows = _choose_blocks(chunk_rows, num_shards * fill_rows)
         parameters = {
             "global_batch_size": global_batch_size,
             "num_shards": num_shards,
             "fill_rows": fill_rows,
             "block_rows": block_rows,
+            "join_rows": join_rows,
             "seed": seed,
             "tail": tail,
             "shuffle": shuffle,
@@ -121,17 +123,67 @@ def make_plan(
         order=order,
         fields=dict(encoder.fields),
         epoch_nbytes=int(np.sum(source.chunk_nbytes[order.expected_rows > 0])),
-        chunk_nbytes=chunk_nbytes,
+        chunk_nbytes=costs.chunk_nbytes,
         memory_limit_nbytes=memory_limit_nbytes,
-        slice_rows=slice_rows,
+        slice_rows=costs.slice_rows,
         sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
         decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
         cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
-        layout=layout_of(source, encoder, cost),
+        layout=layout_of(source, encoder, costs.fetch_cost),
         ranks=ranks,
-        kept_nbytes=kept_nbytes,
-        fetch_nbytes=fetch_nbytes,
+        kept_nbytes=costs.kept_nbytes,
+        fetch_nbytes=costs.fetch_nbytes,
     )
+
+
+class _Costs(NamedTuple):
+    """What reading takes of the memory."""
+
+    slice_rows: int
+    chunk_nbytes: Integers
+    kept_nbytes: int
+    fetch_cost: FetchCost | None
+    fetch_nbytes: int
+    room_nbytes: int  # that is left for the ring
+
+
+def _costs(
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
+    sampling: Sampling | None,
+    limit_nbytes: int,
+) -> _Costs:
+    slice_rows, chunk_nbytes = _in_flight(source, encoder, sampling)
+    kept_nbytes = _kept_nbytes(source) + _static_nbytes(encoder)
+    cost, fetch_nbytes = fetch_cost_of(source, _read_columns(encoder.columns, sampling)), 0
+    if cost is not None:
+        chunk_nbytes = chunk_nbytes + HELD * cost.nbytes
+        fetch_nbytes = fetch_limit_nbytes(cost.nbytes, limit_nbytes)
+    room = limit_nbytes - decode_nbytes(chunk_nbytes, limit_nbytes) - kept_nbytes - HELD * fetch_nbytes
+    return _Costs(slice_rows, chunk_nbytes, kept_nbytes, cost, fetch_nbytes, room)
+
+
+def _choose_join_rows(
+    source: Source | ArraySource | WindowSource,
+    encoder: Encoder | GridEncoder | WindowEncoder,
+    sampling: Sampling | None,
+    batch: int,
+    limit_nbytes: int,
+) -> int | None:
+    """Choose how many rows of small row groups are joined, from the pool that there would be without; None for none."""
+    chunk_rows = np.asarray(source.chunk_rows, np.int64)
+    total = int(chunk_rows.sum())
+    if not can_join(source) or 2 * chunk_rows.min(initial=total) > (choose_join_rows(total, 0) or 0):
+        return None  # whatever the pool is
+    costs = _costs(source, encoder, sampling, limit_nbytes)
+    num_shards, fill_rows = _choose(chunk_rows, batch, _row_nbytes(encoder), costs.room_nbytes, shuffle=True)
+    join_rows = choose_join_rows(min(num_shards * fill_rows, total), costs.slice_rows)
+    joined, _ = joined_source(source, join_rows, sampling)
+    return join_rows if joined.num_chunks < source.num_chunks else None
+
+
+def _row_nbytes(encoder: Encoder | GridEncoder | WindowEncoder) -> int:
+    return sum(field.row_nbytes for field in encoder.fields.values())
 
 
 def _choose(
@@ -195,8 +247,7 @@ def _in_flight(
         columns = [*encoder.columns, *source.time_columns]
         _, of_rows = _in_flight_rows(source.base, columns, encoder.encoded_nbytes, None, may_slice=False)
         return 0, source.in_flight_nbytes(of_rows)
-    encoded = sum(field.row_nbytes for field in encoder.fields.values())
-    return _in_flight_rows(source, encoder.columns, encoded, sampling, may_slice=sampling is None)
+    return _in_flight_rows(source, encoder.columns, _row_nbytes(encoder), sampling, may_slice=sampling is None)
 
 
 def _in_flight_rows(

@@ -110,15 +110,15 @@ class Sampling:
             digest.update(self.counts.class_rows.tobytes() + repr(self.counts.classes.to_pylist()).encode())
         return digest.hexdigest()
 
-    def row_weights(self, chunk: int, block: pa.Table | ArrayBlock) -> Floats:
+    def row_weights(self, block: pa.Table | ArrayBlock, total: float) -> Floats:
         """Return what the rows of a chunk weigh.
 
         Parameters
         ----------
-        chunk : int
-            The chunk.
         block : pyarrow.Table or ArrayBlock
             All rows of the chunk.
+        total : float
+            What they weigh together, as counted.
 
         Returns
         -------
@@ -134,7 +134,7 @@ class Sampling:
         values = block.column(column) if isinstance(block, pa.Table) else block.arrays[column]
         weights = to_weights(values) if self.counts.classes is None else self._class_weights(to_classes(values))
         is_fit = np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
-        if not (is_fit and np.isclose(weights.sum(), self.chunk_weights[chunk], rtol=_SAME_SUM, atol=0)):
+        if not (is_fit and np.isclose(weights.sum(), total, rtol=_SAME_SUM, atol=0)):
             raise DataError(f"the values of {column!r} are not those that were counted; open the data anew")
         return weights
 
@@ -187,7 +187,8 @@ class EpochDraw:
         DataError
             If the rows do not weigh what was counted.
         """
-        weights = self._sampling.row_weights(chunk, block)
+        assert self._order.chunk_weights is not None
+        weights = self._sampling.row_weights(block, self._order.chunk_weights[chunk])
         size, total = int(self._rows_a_draw[chunk]), int(self.num_rows[chunk])
         for first, num_rows in runs:
             numbers = range(first // size, -(-(first + num_rows) // size))

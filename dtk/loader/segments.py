@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Fills", "Integers", "Segments", "clip", "concat", "ranges", "sliced", "typical"]
+__all__ = ["Fills", "Integers", "Segments", "clip", "concat", "cut", "ranges", "sliced", "typical", "without"]
 
 Integers = NDArray[np.int64]
 
@@ -73,6 +73,45 @@ class Fills:
     num_rows: Integers
     bounds: Integers
     segments: Segments
+
+    @classmethod
+    def filled(cls, shard: int, segments: Segments, most_rows: int, first_rows: int) -> Fills:
+        """Put the segments of a shard into fills, as many into each as it has room for.
+
+        Parameters
+        ----------
+        shard : int
+            The shard.
+        segments : Segments
+            In the order of time, none of more rows than a fill.
+        most_rows : int
+            The most rows of a fill.
+        first_rows : int
+            The most rows of the first fill, which holds one segment at least.
+
+        Returns
+        -------
+        Fills
+            In the order of time.
+        """
+        edges = np.append(0, np.cumsum(segments.num_rows))
+        # Where the fill that starts at a segment ends: with the last one that it has room for.
+        after = (np.searchsorted(edges, edges[:-1] + most_rows, side="right") - 1).tolist()
+        bounds = [0]
+        if after:
+            bounds.append(max(int(np.searchsorted(edges, first_rows, side="right")) - 1, 1))
+        while bounds[-1] < len(after):
+            bounds.append(after[bounds[-1]])
+        num_fills = len(bounds) - 1
+        positions = edges[bounds]
+        return cls(
+            shard=np.full(num_fills, shard, np.int64),
+            number=np.arange(num_fills),
+            position=positions[:-1],
+            num_rows=np.diff(positions),
+            bounds=np.array(bounds, np.int64),
+            segments=segments,
+        )
 
     @classmethod
     def joined(cls, parts: list[Fills]) -> Fills:
@@ -168,6 +207,52 @@ def clip(segments: Segments, ends: Integers, start: int, stop: int) -> Segments:
     first[0] += skip
     rows[0] -= skip
     return Segments(chunk, first, rows)
+
+
+def without(segments: Segments, start: int, num_rows: int) -> Segments:
+    """Leave out some of the rows, counted over all segments; after the last one the first one follows.
+
+    Parameters
+    ----------
+    segments : Segments
+        The segments.
+    start : int
+        The first row that is left out.
+    num_rows : int
+        How many are.
+
+    Returns
+    -------
+    Segments
+        None of them empty.
+    """
+    ends = np.cumsum(segments.num_rows)
+    total, stop = int(ends[-1]), start + num_rows
+    if stop > total:
+        return clip(segments, ends, stop - total, start)
+    parts = (clip(segments, ends, 0, start), clip(segments, ends, stop, total))
+    return Segments(*(np.concatenate(pair) for pair in zip(*parts, strict=True)))
+
+
+def cut(chunk_rows: Integers, most: Integers) -> Segments:
+    """Cut chunks into runs of rows.
+
+    Parameters
+    ----------
+    chunk_rows : numpy.ndarray
+        An int64 ``[chunks]``.
+    most : numpy.ndarray
+        An int64 ``[chunks]``: the most rows of a run of each; less than 1 only where it has none.
+
+    Returns
+    -------
+    Segments
+        Chunk after chunk; none of those without rows.
+    """
+    num_runs = -(-chunk_rows // np.maximum(most, 1))
+    chunk = np.repeat(np.arange(len(chunk_rows)), num_runs)
+    first = ranges(np.zeros(len(chunk_rows), np.int64), num_runs) * most[chunk]
+    return Segments(chunk, first, np.minimum(most[chunk], chunk_rows[chunk] - first))
 
 
 def sliced(segments: Segments, most: int) -> Segments:

@@ -41,7 +41,7 @@ def state_of(source: Source | ArraySource, plan: Plan, epoch: int, step: int) ->
         "step": step,
         "source": plan.source_identity,
         "num_rows": plan.order.num_rows,
-        "num_chunks": plan.num_chunks,
+        "num_chunks": source.num_chunks,
         "facts": facts_of(source),
         "order": plan.order.parameters(),
         "sampling": None if plan.sampling is None else dict(plan.sampling),
@@ -82,7 +82,7 @@ def check_state(state: Mapping[str, Any], source: Source | ArraySource, plan: Pl
         )
     if state["source"] != plan.source_identity:
         was = f"{state['num_rows']:,} rows in {state['num_chunks']:,} chunks"
-        found = f"{plan.order.num_rows:,} rows in {plan.num_chunks:,} chunks"
+        found = f"{plan.order.num_rows:,} rows in {source.num_chunks:,} chunks"
         told = [f"it had {was} and has {found}"] if was != found else []
         told += changes(source, state.get("facts", {}))
         raise DataError(
@@ -99,14 +99,14 @@ def check_state(state: Mapping[str, Any], source: Source | ArraySource, plan: Pl
 def _check_values(state: Mapping[str, Any], plan: Plan) -> None:
     """Refuse what no loader has saved, before anything is made of it."""
     order, sampling = state["order"], state.get("sampling")
-    if not isinstance(order, Mapping) or order.keys() != plan.order.parameters().keys():
-        raise _damaged("order", order, f"have the keys {list(plan.order.parameters())}")
+    parameters = plan.order.parameters().keys()
+    if not isinstance(order, Mapping) or order.keys() | {"join_rows"} != parameters:  # which was not there at first
+        raise _damaged("order", order, f"have the keys {list(parameters)}")
     if not isinstance(sampling, Mapping | None) or not isinstance(state.get("facts", {}), Mapping):
         raise _damaged("sampling, facts", [sampling, state.get("facts")], "be mappings")
     least = {"epoch": 0, "step": 0, "num_rows": 0, "num_chunks": 0}
     least_of_order = {"global_batch_size": 1, "num_shards": 1, "fill_rows": 1, "seed": 0}
-    if order["block_rows"] is not None:
-        least_of_order["block_rows"] = 1
+    least_of_order |= {name: 1 for name in ("block_rows", "join_rows") if order.get(name) is not None}
     for values, bounds in ((state, least), (order, least_of_order)):
         for name, bound in bounds.items():
             value = values[name]

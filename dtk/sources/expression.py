@@ -63,6 +63,8 @@ class ExpressionSource:
         Hash of the expression alone.
     has_own_functions : bool
         Whether it calls functions of the user, of which the identity may not tell everything.
+    is_rowwise : bool
+        Whether all operations look at one row at a time, so that its chunks are row groups.
     """
 
     base: ParquetSource
@@ -75,6 +77,7 @@ class ExpressionSource:
     first_group: npt.NDArray[np.int64]
     operations: str
     has_own_functions: bool = False
+    is_rowwise: bool = False
 
     @property
     def num_chunks(self) -> int:
@@ -85,6 +88,12 @@ class ExpressionSource:
     def chunk_nbytes(self) -> npt.NDArray[np.int64]:
         """Bytes on disk of the columns that the expression needs, int64 [chunks]."""
         ends = np.concatenate([[0], np.cumsum(self.base.chunk_nbytes)])
+        return np.diff(ends[self.first_group])
+
+    @property
+    def num_groups(self) -> npt.NDArray[np.int64]:
+        """Row groups that are read for each chunk, int64 [chunks]."""
+        ends = np.concatenate([[0], np.cumsum(self.base.num_groups, dtype=np.int64)])
         return np.diff(ends[self.first_group])
 
     @property
@@ -323,7 +332,8 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
     needed = [*program.columns, *row_counter.columns, *reader.index, *reader.filter_columns]
     base, partitions = read.source(list(dict.fromkeys(needed)))
     first_group = np.arange(base.num_chunks + 1)
-    if not all(looks_at_rows(node) for node in expr.walk()):
+    is_rowwise = all(looks_at_rows(node) for node in expr.walk())
+    if not is_rowwise:
         first_group = np.append(np.flatnonzero(np.diff(partitions, prepend=-1)), base.num_chunks)
     keeps = reader.filters is None and all(keeps_rows(node) for node in expr.walk())
     computed = expression_identity(template)
@@ -341,6 +351,7 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
         first_group=first_group.astype(np.int64),
         operations=operations_here,
         has_own_functions=computed.has_own_functions,
+        is_rowwise=is_rowwise,
     )
     return replace(source, schema=_schema_of(source, template._meta, expr))
 

@@ -1,4 +1,4 @@
-"""Parquet files as a source: one chunk a row group, known from the footers alone."""
+"""Parquet files as a source: one chunk a row group or several joined, known from the footers alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, opened_fi
 from dtk.sources.parquet_facts import parquet_changes, parquet_facts, parquet_identity
 from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.remote_files import remote_files
-from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_group
+from dtk.sources.remote_parquet import RowGroupBytes, fetch_cost, start_row_groups
 from dtk.sources.row_groups import RowGroups
 
 __all__ = ["ParquetSource"]
@@ -32,7 +32,7 @@ _CODES: Final = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ParquetSource:
-    """The row groups of Parquet files, read one at a time.
+    """The row groups of Parquet files, read one at a time; or a few, see `dtk.sources.joining`.
 
     Made by `from_files`. It pickles as file names and a few compact arrays; a file is open only while it is
     read.
@@ -54,7 +54,9 @@ class ParquetSource:
     file_of_chunk : np.ndarray
         int32 [chunks].
     row_group : np.ndarray
-        int32 [chunks]: the row group within its file.
+        int32 [chunks]: the row group within its file; the first one of a chunk of several.
+    num_groups : np.ndarray
+        int32 [chunks]: how many row groups of the file, following each other, are the chunk.
     chunk_rows : np.ndarray
         int64 [chunks].
     chunk_nbytes : np.ndarray
@@ -81,6 +83,7 @@ class ParquetSource:
     identity: str
     file_of_chunk: npt.NDArray[np.int32]
     row_group: npt.NDArray[np.int32]
+    num_groups: npt.NDArray[np.int32]
     chunk_rows: npt.NDArray[np.int64]
     chunk_nbytes: npt.NDArray[np.int64]
     decoded_nbytes: int
@@ -177,6 +180,7 @@ class ParquetSource:
             identity=parquet_identity(footers, schema, np.concatenate([groups.file, groups.number])),
             file_of_chunk=groups.file,
             row_group=groups.number,
+            num_groups=np.ones(len(groups.number), np.int32),
             chunk_rows=groups.num_rows,
             chunk_nbytes=groups.nbytes,
             decoded_nbytes=groups.decoded_nbytes,
@@ -200,7 +204,7 @@ class ParquetSource:
 
     @property
     def num_chunks(self) -> int:
-        """Number of row groups that have rows."""
+        """Number of row groups that have rows, or of what they are joined to."""
         return len(self.chunk_rows)
 
     @property
@@ -260,9 +264,9 @@ class ParquetSource:
         """
         if self.filesystem is None:
             return []
-        path, version, group = self._place(chunk)
-        _, stored = self._wanted(columns)
-        return [start_row_group(remote_files(self.filesystem), path, version, group, stored, FOOTERS)]
+        path, version = self._place(chunk)
+        groups, (_, stored) = self._groups(chunk), self._wanted(columns)
+        return [start_row_groups(remote_files(self.filesystem), path, version, groups, stored, FOOTERS)]
 
     def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.
@@ -292,7 +296,7 @@ class ParquetSource:
         """
         schema, stored = self._wanted(columns)
         with self._reading(chunk), self._open(chunk, fetched or self.fetch(chunk, columns)) as opened:
-            table = opened.read_row_group(int(self.row_group[chunk]), columns=stored, use_threads=False)
+            table = opened.read_row_groups(self._groups(chunk), columns=stored, use_threads=False)
         return hive_table(table, schema, self.hive, self.file_of_chunk[chunk])
 
     def read_slices(
@@ -345,10 +349,11 @@ class ParquetSource:
         Returns
         -------
         str
-            Path and row group.
+            Path and row groups.
         """
-        path, _, group = self._place(chunk)
-        return f"{path}, row group {group}"
+        (path, _), groups = self._place(chunk), self._groups(chunk)
+        named = f"row group {groups[0]}" if len(groups) == 1 else f"row groups {groups[0]} to {groups[-1]}"
+        return f"{path}, {named}"
 
     def __repr__(self) -> str:
         return (
@@ -361,15 +366,20 @@ class ParquetSource:
         names = checked_columns(columns, self.schema.names)
         return pa.schema([self.schema.field(name) for name in names]), [name for name in names if name not in self.hive]
 
-    def _place(self, chunk: int) -> tuple[str, str, int]:
-        """Return path and version of a chunk's file, and the row group in it."""
+    def _place(self, chunk: int) -> tuple[str, str]:
+        """Return path and version of a chunk's file."""
         file = self.file_of_chunk[chunk]
-        return self.root + self.names[file], self.versions[file], int(self.row_group[chunk])
+        return self.root + self.names[file], self.versions[file]
+
+    def _groups(self, chunk: int) -> list[int]:
+        """Number the row groups of a chunk within its file."""
+        first = int(self.row_group[chunk])
+        return list(range(first, first + int(self.num_groups[chunk])))
 
     @contextmanager
     def _reading(self, chunk: int) -> Iterator[None]:
         """Name the row group in what goes wrong, and refuse a local file that changes meanwhile."""
-        path, version, _ = self._place(chunk)
+        path, version = self._place(chunk)
         try:
             with unchanged(path, version) if self.filesystem is None else nullcontext():
                 yield
@@ -381,13 +391,12 @@ class ParquetSource:
     def _batches(self, chunk: int, num_rows: int, stored: list[str], fetched: Fetch) -> Iterator[pa.RecordBatch]:
         """Decode a row group in slices."""
         with self._open(chunk, fetched, is_kept=False) as opened:
-            groups = [int(self.row_group[chunk])]
-            yield from opened.iter_batches(num_rows, row_groups=groups, columns=stored, use_threads=False)
+            yield from opened.iter_batches(num_rows, row_groups=self._groups(chunk), columns=stored, use_threads=False)
 
     def _open(self, chunk: int, fetched: Fetch, *, is_kept: bool = True) -> AbstractContextManager[pq.ParquetFile]:
         """Open a chunk's file for one read."""
         if not fetched:
-            path, version, _ = self._place(chunk)
+            path, version = self._place(chunk)
             return opened_file(path, version, self.as_dictionaries, is_kept=is_kept)
         content: RowGroupBytes = fetched[0].result()
         options = {"read_dictionary": list(self.as_dictionaries), "page_checksum_verification": True}

@@ -87,11 +87,17 @@ class FetchCost:
         An int64 ``[chunks]``: requests for them.
     once : int
         Requests that are made once, whatever the number of chunks.
+    each : int
+        Of the `requests`, those that a chunk makes once, however many row groups it is of.
+    gap_nbytes : numpy.ndarray, optional
+        An int64 ``[chunks]``: bytes between what is fetched of a row group and of the next one of its file.
     """
 
     nbytes: npt.NDArray[np.int64]
     requests: npt.NDArray[np.int64]
     once: int = 0
+    each: int = 0
+    gap_nbytes: npt.NDArray[np.int64] | None = None
 
 
 class Fetcher:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -18,13 +19,13 @@ from dtk.sources.footers import TAIL_NBYTES, Footer, field_of_leaf, footer_lengt
 from dtk.sources.remote import FetchCost, gathered
 from dtk.sources.remote_files import RemoteFiles, SharedTask
 
-__all__ = ["RowGroupBytes", "fetch_cost", "start_row_group"]
+__all__ = ["RowGroupBytes", "fetch_cost", "joined_cost", "start_row_groups"]
 
 _CHECK_REQUESTS: Final = 1  # to see that a file is still the same
 
 
 class RowGroupBytes(NamedTuple):
-    """What of a file was fetched for a row group.
+    """What of a file was fetched for row groups.
 
     Parameters
     ----------
@@ -44,10 +45,10 @@ class _KeptFooters(Protocol):
     def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None: ...
 
 
-def start_row_group(
-    files: RemoteFiles, path: str, version: str, group: int, columns: Sequence[str], kept: _KeptFooters
+def start_row_groups(
+    files: RemoteFiles, path: str, version: str, groups: Sequence[int], columns: Sequence[str], kept: _KeptFooters
 ) -> Future[RowGroupBytes]:
-    """Start to fetch a row group.
+    """Start to fetch row groups of a file.
 
     Parameters
     ----------
@@ -57,8 +58,8 @@ def start_row_group(
         The file.
     version : str
         What it was when it was opened; another one is refused.
-    group : int
-        The row group within the file.
+    groups : sequence of int
+        The row groups within the file.
     columns : sequence of str
         Which columns.
     kept : object
@@ -69,17 +70,17 @@ def start_row_group(
     concurrent.futures.Future
         Raises `DataError` where the file was changed, `FetchError` where the store does not give it.
     """
-    return files.fetcher.start(_row_group, files, path, version, group, columns, kept)
+    return files.fetcher.start(_row_groups, files, path, version, groups, columns, kept)
 
 
-async def _row_group(
-    files: RemoteFiles, path: str, version: str, group: int, columns: Sequence[str], kept: _KeptFooters
+async def _row_groups(
+    files: RemoteFiles, path: str, version: str, groups: Sequence[int], columns: Sequence[str], kept: _KeptFooters
 ) -> RowGroupBytes:
     nbytes = int(version.partition(":")[0])
 
     async def content() -> tuple[pq.FileMetaData, list[tuple[int, Any]]]:
         footer = kept.get((path, version)) or await _shared_footer(files, path, version, kept)
-        return footer, await files.ranges(path, column_spans(footer, group, columns))
+        return footer, await files.ranges(path, column_spans(footer, groups, columns))
 
     check: Coroutine[Any, Any, Any] = files.check_version(path, version)
     try:
@@ -121,15 +122,15 @@ async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooter
     return footer
 
 
-def column_spans(footer: pq.FileMetaData, group: int, columns: Sequence[str]) -> list[Span]:
-    """Find where the columns of a row group lie in their file.
+def column_spans(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str]) -> list[Span]:
+    """Find where the columns of row groups lie in their file.
 
     Parameters
     ----------
     footer : pq.FileMetaData
         The file's.
-    group : int
-        The row group.
+    groups : sequence of int
+        The row groups.
     columns : sequence of str
         Which columns.
 
@@ -140,10 +141,10 @@ def column_spans(footer: pq.FileMetaData, group: int, columns: Sequence[str]) ->
     """
     schema: pa.Schema = footer.schema.to_arrow_schema()
     wanted = {schema.get_field_index(name) for name in columns}
-    row_group = footer.row_group(group)
+    leaves = [leaf for leaf, field in enumerate(field_of_leaf(schema)) if field in wanted]
     spans = []
-    for leaf, field in enumerate(field_of_leaf(schema)):
-        if field in wanted:
+    for row_group in map(footer.row_group, groups):
+        for leaf in leaves:
             column = row_group.column(leaf)
             start = column.data_page_offset
             if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
@@ -173,7 +174,7 @@ def fetch_cost(
     FetchCost
         By row group: the columns' bytes and small gaps between them.
     """
-    nbytes, requests = [], []
+    nbytes, requests, gaps_after = [], [], []
     for footer, group in zip(footers, groups, strict=True):
         at = np.sort([index for name in columns if (index := footer.schema.get_field_index(name)) >= 0])
         stored = footer.column_nbytes[group]
@@ -181,11 +182,46 @@ def fetch_cost(
         if not len(at):
             nbytes.append(np.zeros(len(group), np.int64))
             requests.append(np.full(len(group), _CHECK_REQUESTS, np.int64))
+            gaps_after.append(np.zeros(len(group), np.int64))
             continue
         gaps = (stops - stored)[:, at[1:]] - stops[:, at[:-1]]
         is_fetched = gaps <= GAP_NBYTES
         nbytes.append(stored[:, at].sum(axis=1) + np.where(is_fetched, gaps, 0).sum(axis=1))
         runs = 1 + np.count_nonzero(~is_fetched, axis=1)
         requests.append(_CHECK_REQUESTS + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
-    each = np.concatenate(requests) + (0 if are_kept else 1)
-    return FetchCost(np.concatenate(nbytes), each, once=len(footers) if are_kept else 0)
+        before, after = (stops - stored)[:, at[0]], stops[:, -1] - stops[:, at[-1]]
+        gaps_after.append(after + np.append(before[1:], 0))
+    footer_requests = 0 if are_kept else 1
+    return FetchCost(
+        nbytes=np.concatenate(nbytes),
+        requests=np.concatenate(requests) + footer_requests,
+        once=len(footers) if are_kept else 0,
+        each=_CHECK_REQUESTS + footer_requests,
+        gap_nbytes=np.concatenate(gaps_after),
+    )
+
+
+def joined_cost(cost: FetchCost, edges: npt.NDArray[np.int64]) -> FetchCost:
+    """Estimate what fetching row groups takes if several that follow each other are fetched together.
+
+    Parameters
+    ----------
+    cost : FetchCost
+        As `fetch_cost` estimates it for each.
+    edges : numpy.ndarray
+        An int64 ``[joined + 1]``: the first row group of each.
+
+    Returns
+    -------
+    FetchCost
+        Small gaps between row groups are fetched too; what is asked for once a read is counted once.
+    """
+    first = edges[:-1]
+    assert cost.gap_nbytes is not None
+    is_inner = np.ones(len(cost.nbytes), np.bool_)
+    is_inner[edges[1:] - 1] = False
+    is_fetched = is_inner & (cost.gap_nbytes <= GAP_NBYTES)
+    nbytes = np.add.reduceat(cost.nbytes + np.where(is_fetched, cost.gap_nbytes, 0), first)
+    parts = np.add.reduceat(cost.requests - cost.each - is_fetched, first)
+    requests = cost.each + np.maximum(parts, -(-nbytes // REQUEST_NBYTES))
+    return replace(cost, nbytes=nbytes, requests=requests, gap_nbytes=None)

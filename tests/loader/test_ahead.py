@@ -17,7 +17,7 @@ import xarray as xr
 import dtk
 from benchmarks.object_server import serve
 from dtk.errors import DataError, FetchError, MemoryLimitError
-from dtk.loader import Loader
+from dtk.loader import Loader, joining
 from dtk.loader.ahead import Ahead, fetch_limit_nbytes
 from dtk.sources import datasets, remote, windows_of
 from dtk.sources.kept_files import FOOTERS
@@ -104,6 +104,21 @@ def test_the_plan_counts_requests_and_bytes(directory, server):
     extra = there.plan.memory_nbytes(1) - local.plan.memory_nbytes(1)
     assert extra == 4 * there.plan.fetch_nbytes  # on the way, and beside what is decoded of it
     assert there.plan.explain([1]).rows[0][4] == f"{4 + 24 * 2}"
+    FOOTERS.clear()
+    server.behave()
+    for _ in there:
+        pass
+    counts = server.counts()
+    assert counts["GET"] + counts["HEAD"] == there.plan.num_requests(1)
+
+
+@pytest.mark.parametrize("columns", [[f"x{at}" for at in range(6)], ["x0"]])  # with next to nothing between, and more
+def test_joined_row_groups_are_fetched_together(directory, server, columns, monkeypatch):
+    monkeypatch.setattr(joining, "_POOL_BLOCKS", 6)  # two thousand rows
+    local, there = loaders(directory, server, "table", inputs=columns)
+    assert there.plan.order.join_rows == 2000
+    check_the_same(there, local)
+    assert there.plan.num_requests(1) == 4 + 8 * 2  # a footer each, and two for each run of three row groups
     FOOTERS.clear()
     server.behave()
     for _ in there:

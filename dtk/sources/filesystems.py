@@ -75,7 +75,8 @@ def filesystem_of(
         remedy = f"install it with: pip install 'dask-dtk[{extra}]'" if extra else "install it"
         raise DependencyError(f"{path} needs a package that is not there ({error}); {remedy}") from error
     except TypeError as error:
-        raise ArgumentError(f"storage_options={dict(storage_options or {})!r} do not fit {path}: {error}") from error
+        given = ", ".join(sorted(storage_options or {})) or "none"  # no values: they may be secrets
+        raise ArgumentError(f"storage_options ({given}) do not fit {path}: {error}; check their names") from error
     except ValueError as error:
         raise ArgumentError(f"path={path!r} cannot be opened: {error}") from error
     return (None if isinstance(filesystem, LocalFileSystem) else filesystem), root

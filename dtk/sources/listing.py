@@ -17,6 +17,7 @@ from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError
 from dtk.sources.columns import close_to
 from dtk.sources.filesystems import SteadyFiles, filesystem_of, storage_options_of
 from dtk.sources.remote import is_transient
+from dtk.sources.remote_files import remote_files
 from dtk.sources.spool_manifest import spooled_root
 
 __all__ = ["FORMATS", "Listing", "compression_of", "hive_types", "list_files"]
@@ -102,7 +103,7 @@ def list_files(
     path = os.fspath(path)
     filesystem, root = filesystem_of(path, storage_options)
     if filesystem is not None:
-        filesystem.invalidate_cache()  # some keep what they listed, and would not see what was written since
+        remote_files(filesystem).forget()
     fs = LocalFileSystem() if filesystem is None else SteadyFiles(filesystem)
     options = {} if filesystem is None else storage_options_of(path, storage_options)
     is_there = fs.exists(root)  # before its name is taken for a pattern

@@ -184,7 +184,9 @@ class ParquetSource:
             nbytes.append(footer.column_nbytes[np.ix_(group, at)].sum(axis=1))
             share = rows[-1].sum() / max(1, footer.group_rows.sum())
             decoded += int(footer.decoded_nbytes[at].sum() * share)
-        cost = None if filesystem is None else fetch_cost(footers, kept, groups, are_kept=are_all_kept(footers))
+        cost = None
+        if filesystem is not None:
+            cost = fetch_cost(remote_files(filesystem), footers, kept, groups, are_kept=are_all_kept(footers))
         paths = [footer.path for footer in footers]
         root = os.path.commonprefix(paths)  # noqa: RUF071 - characters are what is to be saved
         return cls(

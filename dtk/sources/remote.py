@@ -7,6 +7,7 @@ that decode hold the futures of what they will need.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -21,7 +22,7 @@ from dtk.errors import DtkError, FetchError, NotFoundError
 
 __all__ = ["Fetch", "FetchCost", "Fetcher", "Retries", "fetcher_of", "gathered", "is_transient", "steadily"]
 
-REQUESTS: Final = 64  # at a time, of a file system
+REQUESTS: Final = 64  # at a time, of an event loop: all of fsspec's file systems share one, Zarr has another
 TIMEOUT_S: Final = 120.0  # of one request: four megabytes at a quarter of a megabit a second
 
 Result = TypeVar("Result")
@@ -141,7 +142,14 @@ class Fetcher:
         started.append(asyncio.run_coroutine_threadsafe(_guarded(), self._loop))
         return started[0]
 
-    async def request(self, url: str, get: Callable[[], Awaitable[Result]]) -> Result:
+    async def request(
+        self,
+        url: str,
+        get: Callable[[], Awaitable[Result]],
+        *,
+        is_bounded: bool = True,
+        retries: Retries | None = None,
+    ) -> Result:
         """Make a request, again and again if need be.
 
         Parameters
@@ -150,6 +158,11 @@ class Fetcher:
             What an error names.
         get : callable
             Makes one attempt.
+        is_bounded : bool
+            Whether an attempt may take ``TIMEOUT_S`` seconds; one that makes many requests, such as a listing, may not
+            be bounded but by the timeouts of the file system.
+        retries : Retries, optional
+            How often to try; as the fetcher does if None.
 
         Returns
         -------
@@ -163,12 +176,12 @@ class Fetcher:
         FetchError
             If it failed for good, or too often.
         """
-        retries = self._retries or RETRIES
+        retries = retries or self._retries or RETRIES
         attempt = 1
         while True:
             try:
                 async with self._turns:
-                    return await asyncio.wait_for(get(), TIMEOUT_S)
+                    return await asyncio.wait_for(get(), TIMEOUT_S if is_bounded else None)
             except DtkError:
                 raise
             except Exception as error:
@@ -222,10 +235,14 @@ def _check_passing(error: Exception, url: str, attempt: int, retries: Retries) -
     if is_transient(error):
         remedy = "see whether the store is up, and go on from the last state"
         raise FetchError(f"{url} was not fetched in {attempt} attempts: {_said(error)}; {remedy}") from error
+    cause: BaseException = error
     if isinstance(error, FileNotFoundError):
-        raise NotFoundError(f"{url} is not there; check the path") from error
-    remedy = "check the credentials and the address"
-    raise FetchError(f"{url} cannot be fetched: {_said(error)}; {remedy}") from error
+        cause = error.__cause__ or error  # fsspec takes whatever goes wrong on the web for a missing file
+        if isinstance(cause, OSError) or _status(cause) is not None:
+            raise NotFoundError(f"{url} is not there; check the path") from error
+    is_wrong_call = isinstance(cause, AttributeError | TypeError)
+    remedy = "check storage_options" if is_wrong_call else "check the credentials and the address"
+    raise FetchError(f"{url} cannot be fetched: {_said(cause)}; {remedy}") from error
 
 
 _fetchers: dict[asyncio.AbstractEventLoop, Fetcher] = {}
@@ -245,6 +262,9 @@ def fetcher_of(loop: asyncio.AbstractEventLoop) -> Fetcher:
         Always the same one.
     """
     return _fetchers.setdefault(loop, Fetcher(loop))
+
+
+os.register_at_fork(after_in_child=_fetchers.clear)  # the loops of a parent have no thread in its children
 
 
 async def gathered(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -14,13 +15,14 @@ import pyarrow.parquet as pq
 
 from dtk.errors import FetchError
 from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
-from dtk.sources.footers import TAIL_NBYTES, Footer, field_of_leaf, footer_length, parse_footer
-from dtk.sources.remote import FetchCost, gathered
+from dtk.sources.footers import Footer, field_of_leaf, footer_bytes, parse_footer
+from dtk.sources.kept_files import parsed_nbytes
+from dtk.sources.remote import FetchCost, Retries
 from dtk.sources.remote_files import RemoteFiles, SharedTask
 
 __all__ = ["RowGroupBytes", "fetch_cost", "start_row_group"]
 
-_CHECK_REQUESTS: Final = 1  # to see that a file is still the same
+_ONCE: Final = Retries(attempts=1)
 
 
 class RowGroupBytes(NamedTuple):
@@ -75,23 +77,19 @@ def start_row_group(
 async def _row_group(
     files: RemoteFiles, path: str, version: str, group: int, columns: Sequence[str], kept: _KeptFooters
 ) -> RowGroupBytes:
-    nbytes = int(version.partition(":")[0])
-
-    async def content() -> tuple[pq.FileMetaData, list[tuple[int, Any]]]:
-        footer = kept.get((path, version)) or await _shared_footer(files, path, version, kept)
-        return footer, await files.ranges(path, column_spans(footer, group, columns))
-
-    check: Coroutine[Any, Any, Any] = files.check_version(path, version)
     try:
-        (footer, parts), _ = await gathered([content(), check])
+        footer = kept.get(_key(files, path, version)) or await _shared_footer(files, path, version, kept)
+        parts = await files.ranges(path, column_spans(footer, group, columns), version)
     except FetchError:
-        await files.check_version(path, version)  # that a file was changed says more
+        with suppress(FetchError):  # that a file was changed says more
+            await files.check_version(path, version, _ONCE)
         raise
 
     def read_missing(start: int, stop: int) -> bytes:  # by a decoder that reads more than a column's own bytes
-        return files.fetcher.start(files.range, path, start, stop).result()
+        ((_, content),) = files.fetcher.start(files.ranges, path, [(start, stop)], version).result()
+        return bytes(content)
 
-    return RowGroupBytes(PartialFile(nbytes, parts, read_missing), footer)
+    return RowGroupBytes(PartialFile(int(version.partition(":")[0]), parts, read_missing), footer)
 
 
 async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
@@ -99,6 +97,7 @@ async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _Kep
     shared = files.footers.get((path, version))
     if shared is None or shared.task.done():
         shared = SharedTask(asyncio.ensure_future(_footer(files, path, version, kept)))
+        shared.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # maybe nobody waits for it
         files.footers[path, version] = shared
     shared.waiting += 1
     try:
@@ -107,18 +106,18 @@ async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _Kep
         shared.waiting -= 1
         if not shared.waiting:
             shared.task.cancel()
-            files.footers.pop((path, version), None)
+            if files.footers.get((path, version)) is shared:
+                del files.footers[path, version]
 
 
 async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
-    nbytes = int(version.partition(":")[0])
-    tail = await files.tail(path, nbytes, TAIL_NBYTES)
-    length = footer_length(path, nbytes, tail)
-    if length > len(tail):
-        tail = await files.tail(path, nbytes, length)
-    footer = parse_footer(path, tail[-length:])
-    kept.put((path, version), footer)
+    footer = parse_footer(path, await footer_bytes(files, path, version))
+    kept.put(_key(files, path, version), footer)
     return footer
+
+
+def _key(files: RemoteFiles, path: str, version: str) -> tuple[str, str]:
+    return f"{files.token}\0{path}", version
 
 
 def column_spans(footer: pq.FileMetaData, group: int, columns: Sequence[str]) -> list[Span]:
@@ -153,12 +152,19 @@ def column_spans(footer: pq.FileMetaData, group: int, columns: Sequence[str]) ->
 
 
 def fetch_cost(
-    footers: Sequence[Footer], columns: Sequence[str], groups: Sequence[npt.NDArray[Any]], *, are_kept: bool
+    files: RemoteFiles,
+    footers: Sequence[Footer],
+    columns: Sequence[str],
+    groups: Sequence[npt.NDArray[Any]],
+    *,
+    are_kept: bool,
 ) -> FetchCost:
     """Estimate what fetching row groups takes.
 
     Parameters
     ----------
+    files : RemoteFiles
+        Where the files lie.
     footers : sequence of Footer
         One a file.
     columns : sequence of str
@@ -171,8 +177,9 @@ def fetch_cost(
     Returns
     -------
     FetchCost
-        By row group: the columns' bytes and small gaps between them.
+        By row group: the columns' bytes and small gaps between them, and the footer where it comes along.
     """
+    checks = 0 if files.tells_versions and all(footer.version for footer in footers) else 1  # is it still the same?
     nbytes, requests = [], []
     for footer, group in zip(footers, groups, strict=True):
         at = np.sort([index for name in columns if (index := footer.schema.get_field_index(name)) >= 0])
@@ -180,12 +187,14 @@ def fetch_cost(
         stops = np.cumsum(stored, axis=1)
         if not len(at):
             nbytes.append(np.zeros(len(group), np.int64))
-            requests.append(np.full(len(group), _CHECK_REQUESTS, np.int64))
+            requests.append(np.ones(len(group), np.int64))
             continue
         gaps = (stops - stored)[:, at[1:]] - stops[:, at[:-1]]
         is_fetched = gaps <= GAP_NBYTES
         nbytes.append(stored[:, at].sum(axis=1) + np.where(is_fetched, gaps, 0).sum(axis=1))
         runs = 1 + np.count_nonzero(~is_fetched, axis=1)
-        requests.append(_CHECK_REQUESTS + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
+        requests.append(checks + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
+    if not are_kept:
+        nbytes = [one + parsed_nbytes(footer) for one, footer in zip(nbytes, footers, strict=True)]
     each = np.concatenate(requests) + (0 if are_kept else 1)
     return FetchCost(np.concatenate(nbytes), each, once=len(footers) if are_kept else 0)

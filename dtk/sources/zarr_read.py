@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import product
@@ -21,8 +21,12 @@ import zarr
 from numpy.typing import NDArray
 
 from dtk.errors import DataError
+from dtk.sources.byte_ranges import REQUEST_NBYTES
+from dtk.sources.decoders import DECODERS, Decode, copy
+from dtk.sources.forks import of_this_process
 from dtk.sources.remote import FetchCost, gathered
 from dtk.sources.remote_zarr import (
+    Object,
     Objects,
     ShardPart,
     in_memory,
@@ -31,14 +35,13 @@ from dtk.sources.remote_zarr import (
     start_objects,
     store_fetcher,
 )
+from dtk.sources.shards import ShardIndex
 
 __all__ = ["Region", "Scratch", "fetch_region", "read_region", "region_cost", "stored_chunk_nbytes"]
 
 Region = tuple[slice, ...]
-Decode = Callable[[Any, Any], Any]
 
 _KEPT_INDICES: Final = 1024
-_ABSENT: Final = 2**64 - 1  # what a shard's index says of a chunk that is not there
 _SAMPLED_CHUNKS: Final = 16
 
 
@@ -81,10 +84,10 @@ class _Layout:
     outer: tuple[int, ...]  # the shape of what is one object in the store
     inner: tuple[int, ...]  # the shape of what is decoded at once; the same without shards
     decode: Decode
-    index: slice | None = None  # where a shard has its index; None without shards
+    index: ShardIndex | None = None  # None without shards
 
 
-def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
+def fetch_region(array: zarr.Array[Any], region: Region, object_nbytes: float | None = None) -> Future[Objects]:
     """Start to fetch the objects of a part of an array.
 
     Parameters
@@ -93,6 +96,8 @@ def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
         In a remote store.
     region : tuple of slice
         For each dimension, start and stop.
+    object_nbytes : float, optional
+        Bytes of an object in the store, about; of a decoded one if None.
 
     Returns
     -------
@@ -102,7 +107,9 @@ def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
     layout = _layout(array)
     outer = layout.outer if layout else tuple(array.shards or array.chunks)
     parts = {_path(array, cell): _shard_part(layout, cell, region) for cell in _cells(region, outer)}
-    return start_objects(array.store_path.store, parts)
+    if object_nbytes is None:
+        object_nbytes = float(np.prod(outer)) * array.dtype.itemsize
+    return start_objects(array.store_path.store, parts, are_long=object_nbytes > REQUEST_NBYTES)
 
 
 def read_region(
@@ -187,8 +194,10 @@ def region_cost(
     others[axis] = 1
     objects = (-(-(stops + first) // size) - (starts + first) // size) * int(np.prod(others, dtype=np.int64))
     part = _shard_part(layout, next(_cells(region, sizes)), region)
-    share = 1.0 if part is None else len(part.wanted) / int(np.prod(part.grid))
+    share = 1.0 if part is None else len(part.wanted) / int(np.prod(part.index.grid))
     requests = objects if part is None else 2 * objects  # its index, and what is wanted of it
+    if part is None and object_nbytes > REQUEST_NBYTES:
+        requests = objects * (1 + int(np.ceil(object_nbytes / REQUEST_NBYTES)))  # its size, and its parts
     return FetchCost(np.ceil(objects * object_nbytes * share).astype(np.int64), requests.astype(np.int64))
 
 
@@ -202,13 +211,8 @@ def _shard_part(layout: _Layout | None, cell: tuple[int, ...], region: Region) -
     """Choose the chunks of a shard to fetch; None for all of it, which is one request, where most are wanted."""
     if layout is None or layout.index is None:
         return None
-    grid = _grid(layout)
     wanted = tuple(_cells(_within(layout, cell, region), layout.inner))
-    return ShardPart(layout.index, grid, wanted) if 2 * len(wanted) <= int(np.prod(grid)) else None
-
-
-def _grid(layout: _Layout) -> tuple[int, ...]:
-    return tuple(-(-outer // inner) for outer, inner in zip(layout.outer, layout.inner, strict=True))
+    return ShardPart(layout.index, wanted) if 2 * len(wanted) <= int(np.prod(layout.index.grid)) else None
 
 
 def _within(layout: _Layout, cell: tuple[int, ...], region: Region) -> Region:
@@ -251,20 +255,19 @@ def _cells(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 def _place(
     layout: _Layout,
     cell: tuple[int, ...],
-    encoded: memoryview | None,
+    encoded: Object,
     region: Region,
     out: NDArray[Any],
     scratch: Scratch,
 ) -> None:
     """Decode what is one object in the store, as far as the region wants it."""
     origin = tuple(number * size for number, size in zip(cell, layout.outer, strict=True))
-    if encoded is None or layout.index is None:
+    if isinstance(encoded, memoryview) and layout.index is not None:
+        encoded = layout.index.chunks(encoded, _cells(_within(layout, cell, region), layout.inner))
+    if not isinstance(encoded, Mapping):
         _decode(layout, _box(origin, layout.outer), encoded, region, out, scratch)
         return
-    offsets = np.frombuffer(encoded[layout.index], "<u8").reshape(*_grid(layout), 2)  # of each chunk: first byte, bytes
-    for inner in _cells(_within(layout, cell, region), layout.inner):
-        begin, nbytes = offsets[inner].tolist()
-        chunk = None if begin == _ABSENT else encoded[begin : begin + nbytes]
+    for inner, chunk in encoded.items():
         start = [first + number * size for first, number, size in zip(origin, inner, layout.inner, strict=True)]
         _decode(layout, _box(start, layout.inner), chunk, region, out, scratch)
 
@@ -347,7 +350,7 @@ def _layout(array: zarr.Array[Any]) -> _Layout | None:
 
 def _layout_v2(array: zarr.Array[Any]) -> _Layout | None:
     metadata: Any = array.metadata
-    decode = _copy if metadata.compressor is None else _DECODERS.get(metadata.compressor.codec_id)
+    decode = copy if metadata.compressor is None else DECODERS.get(metadata.compressor.codec_id)
     if decode is None or metadata.filters or not _is_plain(array.dtype) or (metadata.order != "C" and array.ndim > 1):
         return None
     fill = 0 if metadata.fill_value is None else metadata.fill_value
@@ -365,12 +368,11 @@ def _layout_v3(array: zarr.Array[Any]) -> _Layout | None:
         if names not in (["BytesCodec"], ["BytesCodec", "Crc32cCodec"]) or not _is_little(sharding.index_codecs[0]):
             return None
         inner, codecs = tuple(sharding.chunk_shape), list(sharding.codecs)
-        nbytes = 16 * int(np.prod([-(-whole // part) for whole, part in zip(outer, inner, strict=True)]))
-        checksum_nbytes = 4 * (len(names) - 1)
-        is_first = sharding.index_location.value == "start"
-        index = slice(0, nbytes) if is_first else slice(-nbytes - checksum_nbytes, -checksum_nbytes or None)
+        grid = tuple(-(-whole // part) for whole, part in zip(outer, inner, strict=True))
+        chunk_nbytes = int(np.prod(inner, dtype=np.int64)) * array.dtype.itemsize
+        index = ShardIndex(grid, sharding.index_location.value == "start", len(names) == 2, chunk_nbytes)
     names = [type(codec).__name__ for codec in codecs]
-    decode = _copy if len(names) == 1 else _DECODERS.get(names[1].removesuffix("Codec").lower())
+    decode = copy if len(names) == 1 else DECODERS.get(names[1].removesuffix("Codec").lower())
     if names[0] != "BytesCodec" or len(names) > 2 or decode is None or not _is_plain(array.dtype):
         return None
     if not _is_little(codecs[0]):
@@ -384,59 +386,6 @@ def _is_little(codec: Any) -> bool:
 
 def _is_plain(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "fiub" and dtype.isnative
-
-
-def _copy(encoded: memoryview, out: NDArray[Any]) -> None:
-    _check_nbytes(len(encoded), out)
-    flat = out.reshape(-1).view(np.uint8)
-    flat[:] = np.frombuffer(encoded, np.uint8)
-
-
-def _blosc(encoded: memoryview, out: NDArray[Any]) -> None:
-    from numcodecs.blosc import decompress
-
-    _check_nbytes(int.from_bytes(encoded[4:8], "little"), out)
-    decompress(encoded, out)
-
-
-def _zstd(encoded: memoryview, out: NDArray[Any]) -> None:
-    from numcodecs.zstd import decompress
-
-    nbytes = _zstd_nbytes(encoded)
-    if nbytes is None:  # the writer did not know
-        _copy(memoryview(decompress(encoded)), out)
-        return
-    _check_nbytes(nbytes, out)
-    decompress(encoded, out)
-
-
-def _lz4(encoded: memoryview, out: NDArray[Any]) -> None:
-    from numcodecs.lz4 import decompress
-
-    _check_nbytes(int.from_bytes(encoded[:4], "little"), out)
-    decompress(encoded, out)
-
-
-def _check_nbytes(nbytes: int, out: NDArray[Any]) -> None:
-    """Refuse what would leave a part of `out` as it was: the codecs only refuse what is too long."""
-    if nbytes != out.nbytes:
-        raise ValueError(f"it holds {nbytes} bytes where {out.nbytes} belong")
-
-
-def _zstd_nbytes(encoded: memoryview) -> int | None:
-    """Read from a frame's header how many bytes it holds (RFC 8878, 3.1.1.1); None if it does not say."""
-    if len(encoded) < 5:
-        raise ValueError("it is cut off")
-    flags = encoded[4]
-    is_single = bool(flags & 0x20)
-    size = (int(is_single), 2, 4, 8)[flags >> 6]
-    start = 5 + (not is_single) + (0, 1, 2, 4)[flags & 3]
-    if not size or bytes(encoded[:4]) != b"\x28\xb5\x2f\xfd":  # no frame: the codec says so
-        return None
-    return int.from_bytes(encoded[start : start + size], "little") + (256 if size == 2 else 0)
-
-
-_DECODERS: Final[dict[str, Decode]] = {"blosc": _blosc, "zstd": _zstd, "lz4": _lz4}
 
 
 def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
@@ -456,7 +405,7 @@ def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
     total = int(np.prod(grid, dtype=np.int64))
     numbers = np.unique(np.linspace(0, total - 1, min(total, _SAMPLED_CHUNKS)).astype(np.int64)).tolist()
     cells = [tuple(int(index) for index in np.unravel_index(number, grid)) if grid else () for number in numbers]
-    store, fetcher = array.store_path.store, store_fetcher()
+    store, fetcher = of_this_process(array.store_path.store), store_fetcher()
 
     async def _size(path: str) -> int | None:
         try:

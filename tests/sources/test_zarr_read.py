@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numcodecs import LZ4, Blosc, Zlib, Zstd
 
 from dtk.errors import DataError
-from dtk.sources import zarr_read
+from dtk.sources import decoders, zarr_read
 from dtk.sources.zarr_read import Scratch, read_region, stored_chunk_nbytes
 
 V2 = [None, Blosc("lz4"), Blosc("zstd", shuffle=Blosc.BITSHUFFLE), Zstd(), LZ4(), Zlib()]
@@ -122,7 +122,7 @@ def test_a_whole_chunk_of_another_size_is_named(tmp_path, version, codec, rows):
 def test_frames_of_zstd_say_how_long_they_are():
     for nbytes in (0, 1, 255, 256, 300, 65_791, 65_792, 200_000):
         frame = memoryview(Zstd().encode(bytes(nbytes)))
-        assert zarr_read._zstd_nbytes(frame) == nbytes
+        assert decoders._zstd_nbytes(frame) == nbytes
 
 
 def test_a_store_that_is_written_anew_is_not_taken_for_what_it_was(tmp_path):

@@ -242,7 +242,11 @@ def _guess(path: str, files: Sequence[str], fs: Any) -> str:
 def _beside(root: str, fs: Any) -> str:
     """Say what lies where a missing path should."""
     directory, _, name = root.rstrip("/").rpartition("/")
-    if not fs.isdir(directory or "/"):
+    if isinstance(fs, SteadyFiles):
+        found = fs.names_beside(root)
+    elif fs.isdir(directory or "/"):
+        found = fs.ls(directory or "/", detail=False)
+    else:
         return f"neither is the directory {directory}"
-    names = sorted(os.path.basename(item.rstrip("/")) for item in fs.ls(directory or "/", detail=False))
-    return close_to(name, names) if names else f"the directory {directory} is empty"
+    names = sorted(os.path.basename(item.rstrip("/")) for item in found)
+    return close_to(name, names) if names else f"nothing is seen in {directory}; check the path"

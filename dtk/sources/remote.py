@@ -23,7 +23,6 @@ from dtk.errors import DtkError, FetchError, NotFoundError
 __all__ = ["Fetch", "FetchCost", "Fetcher", "Retries", "fetcher_of", "gathered", "is_transient", "steadily"]
 
 REQUESTS: Final = 64  # at a time, of an event loop: all of fsspec's file systems share one, Zarr has another
-TIMEOUT_S: Final = 120.0  # of one request: four megabytes at a quarter of a megabit a second
 
 Result = TypeVar("Result")
 Fetch = list[Future[Any]]  # what a source has asked a store for, to be given to its `read`
@@ -40,7 +39,7 @@ _PASSING: Final = frozenset(
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and when a request is tried again.
+    """How long a request may take, how often and when it is tried again.
 
     Parameters
     ----------
@@ -50,11 +49,15 @@ class Retries:
         Seconds before the second one; each wait is twice the one before, less up to a half at random.
     most_s : float
         The longest wait, seconds.
+    timeout_s : float or None
+        Seconds that an attempt may take; by default four megabytes come at a quarter of a megabit a second. None for
+        what makes many requests, such as a listing, which end by the timeouts of the file system.
     """
 
     attempts: int = 6
     first_s: float = 0.25
     most_s: float = 10.0
+    timeout_s: float | None = 120.0
 
     def wait_s(self, attempt: int) -> float:
         """Draw how long to wait after a failed attempt.
@@ -142,13 +145,13 @@ class Fetcher:
         started.append(asyncio.run_coroutine_threadsafe(_guarded(), self._loop))
         return started[0]
 
+    @property
+    def retries(self) -> Retries:
+        """How often it tries."""
+        return self._retries or RETRIES
+
     async def request(
-        self,
-        url: str,
-        get: Callable[[], Awaitable[Result]],
-        *,
-        is_bounded: bool = True,
-        retries: Retries | None = None,
+        self, url: str, get: Callable[[], Awaitable[Result]], *, retries: Retries | None = None
     ) -> Result:
         """Make a request, again and again if need be.
 
@@ -158,9 +161,6 @@ class Fetcher:
             What an error names.
         get : callable
             Makes one attempt.
-        is_bounded : bool
-            Whether an attempt may take ``TIMEOUT_S`` seconds; one that makes many requests, such as a listing, may not
-            be bounded but by the timeouts of the file system.
         retries : Retries, optional
             How often to try; as the fetcher does if None.
 
@@ -176,12 +176,12 @@ class Fetcher:
         FetchError
             If it failed for good, or too often.
         """
-        retries = retries or self._retries or RETRIES
+        retries = retries or self.retries
         attempt = 1
         while True:
             try:
                 async with self._turns:
-                    return await asyncio.wait_for(get(), TIMEOUT_S if is_bounded else None)
+                    return await asyncio.wait_for(get(), retries.timeout_s)
             except DtkError:
                 raise
             except Exception as error:

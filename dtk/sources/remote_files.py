@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -17,8 +17,6 @@ from dtk.sources.forks import of_this_process
 from dtk.sources.remote import Fetcher, Retries, fetcher_of, gathered
 
 __all__ = ["RemoteFiles", "SharedTask", "remote_files", "version_of"]
-
-_AT_ONCE: Final = frozenset({"info"})  # methods that make one request, or two; listings make thousands
 
 
 @dataclass
@@ -89,7 +87,7 @@ class RemoteFiles:
         """
         return str(self._given.unstrip_protocol(path))
 
-    def call(self, method: str, path: str, **options: Any) -> Any:
+    def call(self, method: str, path: str, retries: Retries | None = None, **options: Any) -> Any:
         """Ask the file system something, and wait for the answer.
 
         Parameters
@@ -98,6 +96,8 @@ class RemoteFiles:
             A method of fsspec's file systems.
         path : str
             Its argument.
+        retries : Retries, optional
+            How often to try; as always if None.
         **options : object
             Others.
 
@@ -116,8 +116,7 @@ class RemoteFiles:
         asked = getattr(self._filesystem, f"_{method}")
 
         async def _ask() -> Any:
-            is_bounded = method in _AT_ONCE
-            return await self.fetcher.request(self.url(path), lambda: asked(path, **options), is_bounded=is_bounded)
+            return await self.fetcher.request(self.url(path), lambda: asked(path, **options), retries=retries)
 
         return self.fetcher.start(_ask).result()
 

@@ -17,7 +17,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 import dtk
 from benchmarks.object_server import serve
-from dtk.errors import DataError, FetchError
+from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources import ParquetSource, as_source, remote
 from dtk.sources.footers import TAIL_NBYTES, read_footers
 from dtk.sources.remote import Retries
@@ -179,8 +179,19 @@ def test_a_listing_may_take_longer_than_a_request(monkeypatch):
         return found(self, *place, **options)
 
     monkeypatch.setattr(MemoryFileSystem, "find", slow)
-    monkeypatch.setattr(remote, "TIMEOUT_S", 0.1)
+    monkeypatch.setattr(remote, "RETRIES", Retries(attempts=2, timeout_s=0.1))
     assert dtk.open("memory://listed/").npartitions == 1
+
+
+def test_what_is_not_there_is_said_where_one_may_not_list(monkeypatch):
+    def refused(*place, **options):
+        raise PermissionError("Forbidden")
+
+    monkeypatch.setattr(MemoryFileSystem, "ls", refused)
+    with pytest.raises(
+        NotFoundError, match="not-there/0.parquet is not there; nothing is seen in /not-there; check the"
+    ):
+        dtk.open("memory://not-there/0.parquet")
 
 
 def test_a_failed_fetch_does_not_try_as_often_to_see_whether_the_file_changed(server, tmp_path):

@@ -255,7 +255,7 @@ async def footer_bytes(files: RemoteFiles, path: str, version: str) -> bytes:
     length = footer_length(path, int(version.partition(":")[0]), tail)
     if length > len(tail):
         tail = await files.tail(path, version, length)
-    return tail[-length:]
+    return bytes(tail[-length:])
 
 
 def _read_remote(paths: Sequence[str], filesystem: Any) -> list[Footer]:

@@ -131,7 +131,7 @@ class RemoteFiles:
         for one in (self._given, self._filesystem):  # who was given an asynchronous one asks another
             one.invalidate_cache(path)
 
-    async def range(self, path: str, start: int, stop: int, version: str | None = None) -> tuple[bytes, bool]:
+    async def range(self, path: str, start: int, stop: int, version: str | None = None) -> tuple[Any, bool]:
         """Fetch a range of a file in one request.
 
         Parameters
@@ -147,7 +147,7 @@ class RemoteFiles:
 
         Returns
         -------
-        bytes
+        bytes or memoryview
             All of it.
         bool
             Whether it is known to be of this version; it may be where it is not known.
@@ -161,7 +161,7 @@ class RemoteFiles:
         """
         wanted = None if version is None else version.partition(":")[2]
 
-        async def _get() -> tuple[bytes, bool]:
+        async def _get() -> tuple[Any, bool]:
             if self._tagged_get is None:
                 content, tag = await self._filesystem._cat_file(path, start=start, end=stop), ""
             else:
@@ -202,7 +202,7 @@ class RemoteFiles:
         """
         are_known = []
 
-        async def _content(start: int, stop: int) -> bytes:
+        async def _content(start: int, stop: int) -> Any:
             content, is_known = await self.range(path, start, stop, version)
             are_known.append(is_known)
             return content
@@ -286,7 +286,7 @@ class RemoteFiles:
         """
         return version_of(await self.fetcher.request(self.url(path), lambda: self._filesystem._info(path)))
 
-    async def tail(self, path: str, version: str, length: int) -> bytes:
+    async def tail(self, path: str, version: str, length: int) -> Any:
         """Fetch the end of a file.
 
         Parameters
@@ -300,7 +300,7 @@ class RemoteFiles:
 
         Returns
         -------
-        bytes
+        bytes or memoryview
             Its last bytes.
         """
         nbytes = int(version.partition(":")[0])

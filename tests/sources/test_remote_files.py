@@ -170,6 +170,15 @@ def test_long_footers_are_fetched_beside_each_other(monkeypatch):
     memory.rm("/wide", recursive=True)
 
 
+def test_long_columns_come_whole_also_where_bodies_break_off(server, tmp_path):
+    table = pa.table({"x": np.random.default_rng(0).random(700_000), "y": np.random.default_rng(1).random(700_000)})
+    (tmp_path / "0.parquet").write_bytes(content_of(table, row_group_size=700_000, **PLAIN))
+    source = as_source(f"{server.url}/0.parquet", columns=["x"])
+    server.behave(fail=2, how="short")
+    assert source.read(0).equals(table.select(["x"]))
+    assert source.remote_cost.requests[0] == 2  # of 2.8 MB
+
+
 def test_a_listing_may_take_longer_than_a_request(monkeypatch):
     fsspec.filesystem("memory").pipe_file("/listed/0.parquet", rows(0.0))
     found = MemoryFileSystem.find

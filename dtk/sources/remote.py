@@ -7,7 +7,6 @@ that decode hold the futures of what they will need.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
@@ -262,9 +261,6 @@ def fetcher_of(loop: asyncio.AbstractEventLoop) -> Fetcher:
         Always the same one.
     """
     return _fetchers.setdefault(loop, Fetcher(loop))
-
-
-os.register_at_fork(after_in_child=_fetchers.clear)  # the loops of a parent have no thread in its children
 
 
 async def gathered(works: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:

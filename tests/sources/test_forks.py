@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import xarray as xr
+import zarr
 from torch.utils.data import DataLoader
 
 import dtk
@@ -54,6 +55,19 @@ def check_worker(url):
         assert torch.equal(ours["inputs"], theirs["inputs"])
     loader.set_epoch(0)
     assert all(torch.equal(one["inputs"], other["inputs"]) for one, other in zip(loader, own, strict=True))
+
+
+def test_what_a_fork_breaks_for_good_is_refused(tmp_path):
+    obstore = pytest.importorskip("obstore.store")
+    grid = xr.Dataset({"x": (("t", "a"), np.arange(400.0).reshape(100, 4))})
+    grid.to_zarr(tmp_path / "grid", consolidated=False)
+    store = zarr.storage.ObjectStore(obstore.LocalStore(tmp_path / "grid"), read_only=True)
+    loader = dtk.Loader(xr.open_zarr(store, consolidated=False), inputs=["x"], global_batch_size=20)
+    assert len(list(loader)) == 5
+    work = DataLoader(loader.to_iterable_dataset(), batch_size=None, num_workers=1, multiprocessing_context="fork",
+                      timeout=60)  # fmt: skip
+    with pytest.raises(dtk.ArgumentError, match=r"store of obstore .* multiprocessing_context='spawn'"):
+        next(iter(work))
 
 
 def test_only_a_forked_process_makes_things_anew():

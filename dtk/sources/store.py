@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dtk.sources.answers import tag_of
 from dtk.sources.forks import of_this_process
 from dtk.sources.remote import gathered, steadily
-from dtk.sources.remote_zarr import object_url, store_fetcher
+from dtk.sources.remote_zarr import is_remote, object_url, store_fetcher
 
 __all__ = ["list_objects", "snapshot_of", "store_place"]
 
@@ -71,7 +71,9 @@ def list_objects(store_path: Any) -> tuple[list[str], list[str], npt.NDArray[np.
     sizes : numpy.ndarray
         An int64 ``[objects]``: bytes of each.
     """
-    store, prefix = of_this_process(store_path.store), store_path.path
+    store, prefix = store_path.store, store_path.path
+    if is_remote(store):
+        store = of_this_process(store)
     if type(store).__name__ == "LocalStore":
         found = _of_directory(str(store.root), prefix)
     elif type(store).__name__ == "FsspecStore":
@@ -129,6 +131,6 @@ def _of_store(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
     async def collected() -> list[str]:
         return [key async for key in store.list_prefix(f"{prefix}/" if prefix else "")]
 
-    fetcher, keys = store_fetcher(), sync(collected())
+    fetcher, keys = store_fetcher(), steadily(f"{store}/{prefix}", lambda: sync(collected()))
     sizes = (fetcher.request(object_url(store, key), partial(store.getsize, key)) for key in keys)
     return {key: (size, "") for key, size in zip(keys, fetcher.start(gathered, sizes).result(), strict=True)}

@@ -405,7 +405,9 @@ def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
     total = int(np.prod(grid, dtype=np.int64))
     numbers = np.unique(np.linspace(0, total - 1, min(total, _SAMPLED_CHUNKS)).astype(np.int64)).tolist()
     cells = [tuple(int(index) for index in np.unravel_index(number, grid)) if grid else () for number in numbers]
-    store, fetcher = of_this_process(array.store_path.store), store_fetcher()
+    store, fetcher = array.store_path.store, store_fetcher()
+    if is_remote(store):
+        store = of_this_process(store)
 
     async def _size(path: str) -> int | None:
         try:

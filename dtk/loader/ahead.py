@@ -98,7 +98,8 @@ def give_up(fetch: Fetch | None) -> None:
         As `Ahead.take` gave it.
     """
     for future in fetch or ():
-        future.cancel()
+        if not future.cancel() and future.done() and not future.cancelled() and future.exception() is None:
+            getattr(future.result(), "give_up", lambda: None)()  # it is there, and is being decoded
 
 
 def fetch_cost_of(source: Any, columns: Sequence[str]) -> FetchCost | None:

@@ -20,7 +20,7 @@ from dtk.sources.kept_files import parsed_nbytes
 from dtk.sources.remote import FetchCost, Retries
 from dtk.sources.remote_files import RemoteFiles, SharedTask
 
-__all__ = ["RowGroupBytes", "fetch_cost", "start_row_group"]
+__all__ = ["MissingBytes", "RowGroupBytes", "fetch_cost", "start_row_group"]
 
 _ONCE: Final = Retries(attempts=1)
 
@@ -34,10 +34,64 @@ class RowGroupBytes(NamedTuple):
         The columns' bytes where they belong.
     footer : pq.FileMetaData
         The file's.
+    missing : MissingBytes
+        Fetches what a decoder reads beside it.
     """
 
     file: PartialFile
     footer: pq.FileMetaData
+    missing: MissingBytes
+
+    def give_up(self) -> None:
+        """Wait for no more bytes, while another thread reads."""
+        self.missing.give_up()
+
+
+class MissingBytes:
+    """Fetches what a decoder reads beside a column's own bytes, until it is given up.
+
+    Parameters
+    ----------
+    files : RemoteFiles
+        Where the file lies.
+    path : str
+        The file.
+    version : str
+        What it was when it was opened.
+    """
+
+    def __init__(self, files: RemoteFiles, path: str, version: str) -> None:
+        self._files, self._path, self._version = files, path, version
+        self._started: list[Future[Any]] = []
+        self._is_given_up = False
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Wait for bytes of the file.
+
+        Parameters
+        ----------
+        start : int
+            The first byte.
+        stop : int
+            The byte after the last.
+
+        Returns
+        -------
+        bytes
+            All of them.
+        """
+        future = self._files.fetcher.start(self._files.ranges, self._path, [(start, stop)], self._version)
+        self._started.append(future)
+        if self._is_given_up:
+            future.cancel()
+        ((_, content),) = future.result()
+        return bytes(content)
+
+    def give_up(self) -> None:
+        """Wait no more."""
+        self._is_given_up = True
+        for future in self._started:
+            future.cancel()
 
 
 class _KeptFooters(Protocol):
@@ -85,11 +139,8 @@ async def _row_group(
             await files.check_version(path, version, _ONCE)
         raise
 
-    def read_missing(start: int, stop: int) -> bytes:  # by a decoder that reads more than a column's own bytes
-        ((_, content),) = files.fetcher.start(files.ranges, path, [(start, stop)], version).result()
-        return bytes(content)
-
-    return RowGroupBytes(PartialFile(int(version.partition(":")[0]), parts, read_missing), footer)
+    missing = MissingBytes(files, path, version)
+    return RowGroupBytes(PartialFile(int(version.partition(":")[0]), parts, missing.read), footer, missing)
 
 
 async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:

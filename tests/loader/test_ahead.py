@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import Future
+import time
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import dask.config
 import numpy as np
@@ -18,8 +19,8 @@ import dtk
 from benchmarks.object_server import serve
 from dtk.errors import DataError, FetchError, MemoryLimitError
 from dtk.loader import Loader
-from dtk.loader.ahead import _LEAST_NBYTES, _MOST, Ahead, fetch_limit_nbytes
-from dtk.sources import datasets, remote, windows
+from dtk.loader.ahead import _LEAST_NBYTES, _MOST, Ahead, fetch_limit_nbytes, give_up
+from dtk.sources import as_source, datasets, remote, remote_parquet, windows
 from dtk.sources.kept_files import FOOTERS
 from dtk.sources.remote import FetchCost, Retries
 
@@ -251,6 +252,22 @@ def test_an_end_does_not_wait_for_what_is_tried_again(directory, server, monkeyp
         next(batches)
     batches.close()  # would hang for ten minutes
     assert not read_threads()
+
+
+def test_a_read_that_is_given_up_does_not_wait_for_what_its_decoder_reads_beside(directory, server, monkeypatch):
+    source = as_source(f"{server.url}/table/")
+    monkeypatch.setattr(remote_parquet, "column_spans", lambda *place: [])  # so that the decoder asks for all
+    monkeypatch.setattr(remote, "RETRIES", Retries(attempts=3, first_s=600.0, most_s=600.0))
+    fetch = source.fetch(0)
+    fetch[0].result()
+    server.behave(fail=1000)
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(source.read, 0, fetched=fetch)
+        while not reading.done() and not server.counts().get("GET"):
+            time.sleep(0.01)
+        give_up(fetch)  # the read would wait for ten minutes
+        with pytest.raises(CancelledError):
+            reading.result(60)
 
 
 def test_a_store_that_stays_away_is_named(directory, server):

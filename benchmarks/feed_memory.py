@@ -49,16 +49,21 @@ print(json.dumps([start, peak, plan.memory_nbytes(1), plan.pool_rows * plan.row_
 
 @benchmark("feed-memory")
 def feed_memory(rounds: int, rows: int | None) -> Iterator[Ratio]:
-    """Peak memory at 8 times the data over that at 1 time, with a pool of 32 MiB, and over what was planned."""
+    """Peak memory at 8 times the data over that at 1 time, with a pool of 32 MiB, and over what was planned.
+
+    The allocators are those of a rank; a process that nobody set up holds more of what was freed.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         for kind, size in (("table", rows or ROWS), ("grids", max(1, (rows or ROWS) * SAMPLES // ROWS))):
             paths = [_write(directory, kind, size, times) for times in (1, TIMES)]
             found = [[_measured(path, kind) for path in paths] for _ in range(rounds)]
             pool = found[0][1][3] >> 20
-            growth = tuple(large[1] / small[1] for small, large in found)
-            note = f"pool of {pool} MiB; the whole process, {found[0][1][1] >> 20} MiB"
+            note = f"pool of {pool} MiB; the loader alone, of a process of {found[0][1][1] >> 20} MiB"
+            growth = tuple((large[1] - large[0]) / (small[1] - small[0]) for small, large in found)
             yield Ratio("feed-memory", kind, f"peak at {TIMES} times/at 1", growth, "<= 1.05", note)
+            growth = tuple(large[1] / small[1] for small, large in found)
+            yield Ratio("feed-memory", kind, f"process at {TIMES} times/at 1", growth, "", "")
             planned = tuple((peak - start) / plan for pair in found for start, peak, plan, _ in pair)
             yield Ratio("feed-memory", kind, "measured/planned", planned, "<= 1.0", "the loader alone, both sizes")
 

@@ -22,7 +22,7 @@ from benchmarks.object_server import serve
 LATENCY_S = 0.05
 BATCH = 1024
 ROWS = 3_200_000  # of big row groups; a quarter of small ones, and as many samples as a row group has rows
-THREADS = max(1, (os.cpu_count() or 2) // 2)  # the server and its transfers need cores too
+THREADS = max(1, (os.cpu_count() or 2) // 2)  # of local reads, too: the server and its transfers need cores
 # What is fetched before a thread is free to decode it: enough for the local rate, or so little that latency decides.
 BIG, SMALL = {"64 MiB ahead": 2**26}, {"4 MiB ahead": 2**22}
 GOAL = ">= 0.8"
@@ -30,7 +30,10 @@ GOAL = ">= 0.8"
 
 @benchmark("latency")
 def latency(rounds: int, rows: int | None) -> Iterator[Ratio]:
-    """Bytes a second from a server 50 ms late, over the lesser of the local rate and what is in flight in 50 ms."""
+    """Bytes a second from a server 50 ms late, over the lesser of the local rate and what is in flight in 50 ms.
+
+    The local rate is that of half of the cores, as the reading of remote data has no more for itself.
+    """
     rows = rows or ROWS
     torch.set_num_threads(THREADS)
     pa.set_cpu_count(THREADS)
@@ -57,10 +60,12 @@ def compare(kind: str, here: str, there: str, cases: Mapping[str, int], rounds: 
     systems = {"local": local} | loaders
     samples = measure({case: partial(bytes_a_second, made) for case, made in systems.items()}, rounds)
     for case, nbytes in cases.items():
-        # Beside what is ahead, each thread waits for a read that it has taken.
-        most = nbytes + THREADS * fetched_nbytes(loaders[case])
+        # What is ahead are whole reads; beside them, each thread waits for one that it has taken.
+        read = fetched_nbytes(loaders[case])
+        most = (nbytes // read + THREADS) * read
         bound = [min(of_round, most / LATENCY_S) for of_round in samples.values["local"]]
-        what = "the local rate" if np.median(samples.values["local"]) < most / LATENCY_S else "the latency"
+        is_local = np.median(samples.values["local"]) < most / LATENCY_S
+        what = f"the local rate of {THREADS} threads" if is_local else "the latency"
         ratios = tuple(ours / least for ours, least in zip(samples.values[case], bound, strict=True))
         yield Ratio("latency", f"{kind}, {case}", "dtk/bound", ratios, GOAL, f"bound by {what}; {said(samples, case)}")
     ratios = samples.ratio("nothing ahead", "local")

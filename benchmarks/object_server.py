@@ -47,6 +47,7 @@ class ObjectServer:
         **behaviour : object
             ``delay_s``: seconds before each answer. ``fail``: how many of the next requests to a file fail, and
             ``how``: a status such as 503, "reset" for a connection that breaks off, or "short" for a body that does.
+            ``tells``: "ETag" of a file, or "Last-Modified", or nothing where empty.
         """
         self._call(json.dumps(behaviour).encode())
 
@@ -92,14 +93,15 @@ class _State:
     """What a server does and has counted."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.lock = root, threading.Lock()
+        self.root, self.lock = root.resolve(), threading.Lock()
+        self.open = 0
         self.behave({})
 
     def behave(self, behaviour: dict[str, Any]) -> None:
         self.delay_s = float(behaviour.get("delay_s", 0.0))
         self.fail, self.how = int(behaviour.get("fail", 0)), behaviour.get("how", 503)
+        self.tells = behaviour.get("tells", "ETag")
         self.counts: Counter[str] = Counter()
-        self.open = 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -127,7 +129,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self, *, is_head: bool) -> None:
         state = self.state
-        path = state.root / unquote(urlsplit(self.path).path).lstrip("/")
+        path = (state.root / unquote(urlsplit(self.path).path).lstrip("/")).resolve()
+        if not path.is_relative_to(state.root):
+            self._answer(404, b"nothing there")
+            return
         with state.lock:
             state.counts[self.command] += 1
             state.open += 1
@@ -163,7 +168,8 @@ class _Handler(BaseHTTPRequestHandler):
             asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
             headers = {"Accept-Ranges": "bytes"}
             tag = hashlib.sha256(f"{path}{status.st_size}{status.st_mtime_ns}".encode()).hexdigest()[:16]
-            headers["ETag"] = f'"{tag}"'
+            known = {"ETag": f'"{tag}"', "Last-Modified": self.date_time_string(status.st_mtime)}
+            headers |= {name: known[name] for name in known if name == self.state.tells}
             if asked and asked[1]:
                 start, stop, code = int(asked[1]), min(stop, int(asked[2]) + 1) if asked[2] else stop, 206
             elif asked and asked[2]:

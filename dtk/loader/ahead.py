@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
+import numpy as np
+
 from dtk.loader.segments import Integers
-from dtk.sources.remote import Fetch, FetchCost
+from dtk.sources.remote import REQUESTS, Fetch, FetchCost
 
 __all__ = ["HELD", "Ahead", "fetch_cost_of", "fetch_limit_nbytes", "give_up"]
 
 HELD: Final = 2  # bytes that a byte under way takes: HTTP clients put pieces of any size together at the end
 _SHARE: Final = 16
+_MOST: Final = 4 * REQUESTS  # fetches under way: more would only wait for their turn
+_LEAST_NBYTES: Final = 1 << 14  # of a fetch under way, however little it is for: tasks, futures, places
 
 
 class Ahead:
-    """Starts the fetches of reads in their order, so far ahead as a number of bytes allows.
+    """Starts the fetches of reads in their order, so far ahead as a number of bytes allows, and no more than 256.
 
     It has no thread of its own: each read that is taken makes room for the next. Its caller holds a lock.
 
@@ -75,7 +80,8 @@ class Ahead:
         while self._cost is not None and self._next < len(self._chunks):
             chunk = int(self._chunks[self._next])
             nbytes = int(self._cost.nbytes[chunk])
-            if len(self._started) >= least and self._held_nbytes + nbytes > self._limit_nbytes:
+            is_full = len(self._started) == _MOST or self._held_nbytes + nbytes > self._limit_nbytes
+            if is_full and len(self._started) >= least:
                 return
             self._started.append((self._source.fetch(chunk, self._columns), nbytes))
             self._next += 1
@@ -92,7 +98,8 @@ def give_up(fetch: Fetch | None) -> None:
         As `Ahead.take` gave it.
     """
     for future in fetch or ():
-        future.cancel()
+        if not future.cancel() and future.done() and not future.cancelled() and future.exception() is None:
+            getattr(future.result(), "give_up", lambda: None)()  # it is there, and is being decoded
 
 
 def fetch_cost_of(source: Any, columns: Sequence[str]) -> FetchCost | None:
@@ -108,10 +115,10 @@ def fetch_cost_of(source: Any, columns: Sequence[str]) -> FetchCost | None:
     Returns
     -------
     FetchCost or None
-        None where nothing is fetched.
+        With what a fetch takes beside its bytes; None where nothing is fetched.
     """
     cost: FetchCost | None = source.fetch_cost(columns) if hasattr(source, "fetch_cost") else None
-    return cost
+    return None if cost is None else replace(cost, nbytes=np.maximum(cost.nbytes, _LEAST_NBYTES))
 
 
 def fetch_limit_nbytes(nbytes: Integers, limit_nbytes: int) -> int:
@@ -127,6 +134,8 @@ def fetch_limit_nbytes(nbytes: Integers, limit_nbytes: int) -> int:
     Returns
     -------
     int
-        A sixteenth of the limit, but no more than all chunks take, and no less than the largest one.
+        A sixteenth of the limit, but no more than the largest chunks that may be under way together, and no less than
+        the largest one.
     """
-    return max(min(limit_nbytes // _SHARE, int(nbytes.sum())), int(nbytes.max(initial=0)))
+    together = np.partition(nbytes, -_MOST)[-_MOST:] if len(nbytes) > _MOST else nbytes
+    return max(min(limit_nbytes // _SHARE, int(together.sum())), int(nbytes.max(initial=0)))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from dtk.errors import ArgumentError
 from dtk.sources.facts import changed_files, file_facts, named, short_digest
+from dtk.sources.remote_zarr import object_url
 from dtk.sources.store import list_objects, snapshot_of, store_place
 
 if TYPE_CHECKING:
@@ -126,6 +128,11 @@ def _objects(source: ArraySource) -> tuple[list[str], list[str], npt.NDArray[np.
         place = variable.read.array.store_path
         if snapshot_of(place.store) is None:
             listed = list_objects(place)
+            if unknown := [name for name, version in zip(*listed[:2], strict=True) if version.endswith(":")]:
+                raise ArgumentError(
+                    f"verify='list' would not see that {object_url(place.store, unknown[0])} is written again, as its "
+                    "store tells neither tag nor time; pass verify='metadata'"
+                )
             names += [f"{place.store}/{name}" for name in listed[0]]
             versions += listed[1]
             sizes.append(listed[2])

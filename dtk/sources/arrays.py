@@ -197,8 +197,8 @@ class ArraySource:
         list of concurrent.futures.Future
             One a remote variable, to be given to `read_samples`, or cancelled.
         """
-        variables = [self.variables[name] for name in self._sampled(columns)]
-        return [fetch_region(one.read.array, one.region(start, stop)) for one in variables if one.is_remote]
+        remote = [self.variables[name] for name in self._sampled(columns) if self.variables[name].is_remote]
+        return [fetch_region(one.read.array, one.region(start, stop), self._object_nbytes[one.name]) for one in remote]
 
     def read(
         self,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from dtk.errors import ArgumentError, DependencyError, NotFoundError
-from dtk.sources.remote import REQUESTS
+from dtk.errors import ArgumentError, DependencyError, FetchError, NotFoundError
+from dtk.sources.remote import REQUESTS, Retries
 from dtk.sources.remote_files import remote_files
 
 __all__ = ["SteadyFiles", "filesystem_of", "storage_options_of"]
 
+_HINT: Final = Retries(attempts=1, timeout_s=10.0)
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "http": "http", "https": "http"}
 
 
@@ -75,7 +77,8 @@ def filesystem_of(
         remedy = f"install it with: pip install 'dask-dtk[{extra}]'" if extra else "install it"
         raise DependencyError(f"{path} needs a package that is not there ({error}); {remedy}") from error
     except TypeError as error:
-        raise ArgumentError(f"storage_options={dict(storage_options or {})!r} do not fit {path}: {error}") from error
+        given = ", ".join(sorted(storage_options or {})) or "none"  # no values: they may be secrets
+        raise ArgumentError(f"storage_options ({given}) do not fit {path}: {error}; check their names") from error
     except ValueError as error:
         raise ArgumentError(f"path={path!r} cannot be opened: {error}") from error
     return (None if isinstance(filesystem, LocalFileSystem) else filesystem), root
@@ -93,6 +96,26 @@ class SteadyFiles:
     def __init__(self, filesystem: Any) -> None:
         self._files = remote_files(filesystem)
         self._filesystem = filesystem
+        self._patient = replace(self._files.fetcher.retries, timeout_s=None)  # listings make thousands of requests
+
+    def names_beside(self, path: str) -> list[str]:
+        """List what lies where a path should, for a hint: only once, and not for long.
+
+        Parameters
+        ----------
+        path : str
+            What is not there.
+
+        Returns
+        -------
+        list of str
+            Paths; none where the store does not tell.
+        """
+        parent = path.rstrip("/").rpartition("/")[0]
+        try:
+            return list(self._files.call("ls", parent or "/", _HINT, detail=False))
+        except (FetchError, NotFoundError):
+            return []
 
     def exists(self, path: str) -> bool:
         """Tell whether something is there.
@@ -133,7 +156,7 @@ class SteadyFiles:
                 return False
             if not str(info.get("mimetype", "")).startswith("text/html"):
                 return False
-        return bool(self._files.call("isdir", path))
+        return bool(self._files.call("isdir", path, self._patient))
 
     def find(self, path: str) -> list[str]:
         """List all files below a directory.
@@ -148,7 +171,7 @@ class SteadyFiles:
         list of str
             Their paths.
         """
-        return list(self._files.call("find", path))
+        return list(self._files.call("find", path, self._patient))
 
     def glob(self, path: str) -> list[str]:
         """List what a pattern matches.
@@ -163,24 +186,7 @@ class SteadyFiles:
         list of str
             Paths.
         """
-        return list(self._files.call("glob", path))
-
-    def ls(self, path: str, *, detail: bool = False) -> list[str]:
-        """List a directory.
-
-        Parameters
-        ----------
-        path : str
-            The directory.
-        detail : bool
-            False: only names are given.
-
-        Returns
-        -------
-        list of str
-            Paths.
-        """
-        return list(self._files.call("ls", path, detail=detail))
+        return list(self._files.call("glob", path, self._patient))
 
     def cat_file(self, path: str) -> bytes:
         """Read a whole file.
@@ -195,7 +201,7 @@ class SteadyFiles:
         bytes
             Its content.
         """
-        return bytes(self._files.call("cat_file", path))
+        return bytes(self._files.call("cat_file", path, self._patient))
 
     def open(self, path: str, mode: str = "rb") -> Any:
         """Open a file.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dtk.errors import DataError, NotFoundError
-from dtk.sources.remote_files import remote_files
+from dtk.sources.remote import REQUESTS
+from dtk.sources.remote_files import RemoteFiles, remote_files
 
 __all__ = [
     "FOOTER_THREADS",
     "TAIL_NBYTES",
     "Footer",
     "field_of_leaf",
+    "footer_bytes",
     "footer_length",
     "parse_footer",
     "read_footers",
@@ -32,7 +36,6 @@ __all__ = [
 MAGIC: Final = b"PAR1"
 FOOTER_THREADS: Final = 8
 TAIL_NBYTES: Final = 1 << 16  # of a file: most footers are shorter
-_TAILS: Final = 256  # of remote files, in memory at a time
 
 
 @dataclass(frozen=True)
@@ -226,19 +229,62 @@ def _read_footer(path: str) -> Footer:
     return _parsed(path, version, tail[-length:])
 
 
+async def footer_bytes(files: RemoteFiles, path: str, version: str) -> bytes:
+    """Fetch a remote file's footer.
+
+    Parameters
+    ----------
+    files : RemoteFiles
+        Where the file lies.
+    path : str
+        The file.
+    version : str
+        Its size and version.
+
+    Returns
+    -------
+    bytes
+        The footer and the eight bytes that follow it.
+
+    Raises
+    ------
+    DataError
+        If it is no whole Parquet file, or was changed.
+    """
+    tail = await files.tail(path, version, TAIL_NBYTES)
+    length = footer_length(path, int(version.partition(":")[0]), tail)
+    if length > len(tail):
+        tail = await files.tail(path, version, length)
+    return bytes(tail[-length:])
+
+
 def _read_remote(paths: Sequence[str], filesystem: Any) -> list[Footer]:
-    """Read the footers of remote files: versions and tails of many at a time."""
-    files, footers = remote_files(filesystem), []
-    for first in range(0, len(paths), _TAILS):
-        some = paths[first : first + _TAILS]
-        tails = files.fetcher.start(files.tails, some, TAIL_NBYTES).result()
-        for path, (version, tail) in zip(some, tails, strict=True):
-            nbytes = int(version.partition(":")[0])
-            length = footer_length(path, nbytes, tail)
-            if length > len(tail):
-                tail = files.fetcher.start(files.tail, path, nbytes, length).result()
-            footers.append(_parsed(path, version, tail[-length:]))
+    """Read the footers of remote files."""
+    footers = [_parsed(*one) for one in _fetched(paths, remote_files(filesystem))]
+    unknown = next((footer.path for footer in footers if not footer.version), None)
+    if unknown is not None:
+        warnings.warn(f"{unknown} has neither tag nor time: a change of it is seen by its size alone", stacklevel=2)
     return footers
+
+
+def _fetched(paths: Sequence[str], files: RemoteFiles) -> Iterator[tuple[str, str, bytes]]:
+    """Yield path, version and footer of each file; the next ones come while one is parsed."""
+
+    async def one(path: str) -> tuple[str, str, bytes]:
+        version = await files.listed_version(path)
+        return path, version, await footer_bytes(files, path, version)
+
+    coming: deque[Future[tuple[str, str, bytes]]] = deque()
+    try:
+        for path in paths:
+            coming.append(files.fetcher.start(one, path))
+            if len(coming) == REQUESTS:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
+    finally:
+        for future in coming:
+            future.cancel()
 
 
 def _tail(file: Any, nbytes: int, length: int) -> bytes:

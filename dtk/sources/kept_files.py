@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from dtk.errors import DataError
 from dtk.sources.footers import Footer, stat_file
 
-__all__ = ["FOOTERS", "KEPT_FILES", "are_all_kept", "kept_nbytes", "opened_file", "unchanged"]
+__all__ = ["FOOTERS", "KEPT_FILES", "are_all_kept", "kept_nbytes", "opened_file", "parsed_nbytes", "unchanged"]
 
 KEPT_FILES: Final = 8
 """Local files that a thread has open, at most."""
@@ -208,6 +208,22 @@ def are_all_kept(footers: Sequence[Footer]) -> bool:
         False where some are parsed anew when a file is read again.
     """
     return _COLUMN_NBYTES * sum(footer.column_nbytes.size for footer in footers) <= _FOOTERS_NBYTES
+
+
+def parsed_nbytes(footer: Footer) -> int:
+    """Return what a footer takes in memory when Arrow has parsed it.
+
+    Parameters
+    ----------
+    footer : Footer
+        Of a file.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    return _COLUMN_NBYTES * footer.column_nbytes.size
 
 
 def kept_nbytes(footers: Sequence[Footer]) -> int:

@@ -17,6 +17,7 @@ from dtk.errors import ArgumentError, DataError, FetchError, NotFoundError
 from dtk.sources.columns import close_to
 from dtk.sources.filesystems import SteadyFiles, filesystem_of, storage_options_of
 from dtk.sources.remote import is_transient
+from dtk.sources.remote_files import remote_files
 from dtk.sources.spool_manifest import Manifest, read_manifest
 from dtk.sources.spool_place import Place
 
@@ -106,7 +107,7 @@ def list_files(
     path = os.fspath(path)
     filesystem, root = filesystem_of(path, storage_options)
     if filesystem is not None:
-        filesystem.invalidate_cache()  # some keep what they listed, and would not see what was written since
+        remote_files(filesystem).forget()
     fs = LocalFileSystem() if filesystem is None else SteadyFiles(filesystem)
     options = {} if filesystem is None else storage_options_of(path, storage_options)
     is_there = fs.exists(root)  # before its name is taken for a pattern
@@ -255,7 +256,11 @@ def _guess(path: str, files: Sequence[str], fs: Any) -> str:
 def _beside(root: str, fs: Any) -> str:
     """Say what lies where a missing path should."""
     directory, _, name = root.rstrip("/").rpartition("/")
-    if not fs.isdir(directory or "/"):
+    if isinstance(fs, SteadyFiles):
+        found = fs.names_beside(root)
+    elif fs.isdir(directory or "/"):
+        found = fs.ls(directory or "/", detail=False)
+    else:
         return f"neither is the directory {directory}"
-    names = sorted(os.path.basename(item.rstrip("/")) for item in fs.ls(directory or "/", detail=False))
-    return close_to(name, names) if names else f"the directory {directory} is empty"
+    names = sorted(os.path.basename(item.rstrip("/")) for item in found)
+    return close_to(name, names) if names else f"nothing is seen in {directory}; check the path"

@@ -165,8 +165,9 @@ class ParquetSource:
         kept = checked_columns(columns, schema.names)
         schema = pa.schema([schema.field(name) for name in kept], metadata=schema.metadata)
         groups = RowGroups.chosen(footers, [name for name in kept if name not in hive], row_groups)
-        chosen, are_kept = groups.of_files, are_all_kept(footers)
-        cost = None if filesystem is None else fetch_cost(footers, kept, chosen, are_kept=are_kept)
+        cost, are_kept = None, are_all_kept(footers)
+        if filesystem is not None:
+            cost = fetch_cost(remote_files(filesystem), footers, kept, groups.of_files, are_kept=are_kept)
         of_directories = {name for name, values in hive.items() if values.null_count}
         nullable = frozenset(of_directories.union(*(footer.nullable for footer in footers)))
         paths = [footer.path for footer in footers]

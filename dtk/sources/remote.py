@@ -21,8 +21,7 @@ from dtk.errors import DtkError, FetchError, NotFoundError
 
 __all__ = ["Fetch", "FetchCost", "Fetcher", "Retries", "fetcher_of", "gathered", "is_transient", "steadily"]
 
-REQUESTS: Final = 64  # at a time, of a file system
-TIMEOUT_S: Final = 120.0  # of one request: four megabytes at a quarter of a megabit a second
+REQUESTS: Final = 64  # at a time, of an event loop: all of fsspec's file systems share one, Zarr has another
 
 Result = TypeVar("Result")
 Fetch = list[Future[Any]]  # what a source has asked a store for, to be given to its `read`
@@ -39,7 +38,7 @@ _PASSING: Final = frozenset(
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and when a request is tried again.
+    """How long a request may take, how often and when it is tried again.
 
     Parameters
     ----------
@@ -49,11 +48,15 @@ class Retries:
         Seconds before the second one; each wait is twice the one before, less up to a half at random.
     most_s : float
         The longest wait, seconds.
+    timeout_s : float or None
+        Seconds that an attempt may take; by default four megabytes come at a quarter of a megabit a second. None for
+        what makes many requests, such as a listing, which end by the timeouts of the file system.
     """
 
     attempts: int = 6
     first_s: float = 0.25
     most_s: float = 10.0
+    timeout_s: float | None = 120.0
 
     def wait_s(self, attempt: int) -> float:
         """Draw how long to wait after a failed attempt.
@@ -89,6 +92,8 @@ class FetchCost:
         Requests that are made once, whatever the number of chunks.
     each : int
         Of the `requests`, those that a chunk makes once, however many row groups it is of.
+    each_nbytes : numpy.ndarray, optional
+        An int64 ``[chunks]``: of the `nbytes`, those of a file's footer, likewise.
     gap_nbytes : numpy.ndarray, optional
         An int64 ``[chunks]``: bytes between what is fetched of a row group and of the next one of its file.
     """
@@ -97,6 +102,7 @@ class FetchCost:
     requests: npt.NDArray[np.int64]
     once: int = 0
     each: int = 0
+    each_nbytes: npt.NDArray[np.int64] | None = None
     gap_nbytes: npt.NDArray[np.int64] | None = None
 
 
@@ -147,7 +153,14 @@ class Fetcher:
         started.append(asyncio.run_coroutine_threadsafe(_guarded(), self._loop))
         return started[0]
 
-    async def request(self, url: str, get: Callable[[], Awaitable[Result]]) -> Result:
+    @property
+    def retries(self) -> Retries:
+        """How often it tries."""
+        return self._retries or RETRIES
+
+    async def request(
+        self, url: str, get: Callable[[], Awaitable[Result]], *, retries: Retries | None = None
+    ) -> Result:
         """Make a request, again and again if need be.
 
         Parameters
@@ -156,6 +169,8 @@ class Fetcher:
             What an error names.
         get : callable
             Makes one attempt.
+        retries : Retries, optional
+            How often to try; as the fetcher does if None.
 
         Returns
         -------
@@ -169,12 +184,12 @@ class Fetcher:
         FetchError
             If it failed for good, or too often.
         """
-        retries = self._retries or RETRIES
+        retries = retries or self.retries
         attempt = 1
         while True:
             try:
                 async with self._turns:
-                    return await asyncio.wait_for(get(), TIMEOUT_S)
+                    return await asyncio.wait_for(get(), retries.timeout_s)
             except DtkError:
                 raise
             except Exception as error:
@@ -228,10 +243,14 @@ def _check_passing(error: Exception, url: str, attempt: int, retries: Retries) -
     if is_transient(error):
         remedy = "see whether the store is up, and go on from the last state"
         raise FetchError(f"{url} was not fetched in {attempt} attempts: {_said(error)}; {remedy}") from error
+    cause: BaseException = error
     if isinstance(error, FileNotFoundError):
-        raise NotFoundError(f"{url} is not there; check the path") from error
-    remedy = "check the credentials and the address"
-    raise FetchError(f"{url} cannot be fetched: {_said(error)}; {remedy}") from error
+        cause = error.__cause__ or error  # fsspec takes whatever goes wrong on the web for a missing file
+        if isinstance(cause, OSError) or _status(cause) is not None:
+            raise NotFoundError(f"{url} is not there; check the path") from error
+    is_wrong_call = isinstance(cause, AttributeError | TypeError)
+    remedy = "check storage_options" if is_wrong_call else "check the credentials and the address"
+    raise FetchError(f"{url} cannot be fetched: {_said(cause)}; {remedy}") from error
 
 
 _fetchers: dict[asyncio.AbstractEventLoop, Fetcher] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -15,13 +16,14 @@ import pyarrow.parquet as pq
 
 from dtk.errors import FetchError
 from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
-from dtk.sources.footers import TAIL_NBYTES, Footer, field_of_leaf, footer_length, parse_footer
-from dtk.sources.remote import FetchCost, gathered
+from dtk.sources.footers import Footer, field_of_leaf, footer_bytes, parse_footer
+from dtk.sources.kept_files import parsed_nbytes
+from dtk.sources.remote import FetchCost, Retries
 from dtk.sources.remote_files import RemoteFiles, SharedTask
 
-__all__ = ["RowGroupBytes", "fetch_cost", "joined_cost", "start_row_groups"]
+__all__ = ["MissingBytes", "RowGroupBytes", "fetch_cost", "joined_cost", "start_row_groups"]
 
-_CHECK_REQUESTS: Final = 1  # to see that a file is still the same
+_ONCE: Final = Retries(attempts=1)
 
 
 class RowGroupBytes(NamedTuple):
@@ -33,10 +35,64 @@ class RowGroupBytes(NamedTuple):
         The columns' bytes where they belong.
     footer : pq.FileMetaData
         The file's.
+    missing : MissingBytes
+        Fetches what a decoder reads beside it.
     """
 
     file: PartialFile
     footer: pq.FileMetaData
+    missing: MissingBytes
+
+    def give_up(self) -> None:
+        """Wait for no more bytes, while another thread reads."""
+        self.missing.give_up()
+
+
+class MissingBytes:
+    """Fetches what a decoder reads beside a column's own bytes, until it is given up.
+
+    Parameters
+    ----------
+    files : RemoteFiles
+        Where the file lies.
+    path : str
+        The file.
+    version : str
+        What it was when it was opened.
+    """
+
+    def __init__(self, files: RemoteFiles, path: str, version: str) -> None:
+        self._files, self._path, self._version = files, path, version
+        self._started: list[Future[Any]] = []
+        self._is_given_up = False
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Wait for bytes of the file.
+
+        Parameters
+        ----------
+        start : int
+            The first byte.
+        stop : int
+            The byte after the last.
+
+        Returns
+        -------
+        bytes
+            All of them.
+        """
+        future = self._files.fetcher.start(self._files.ranges, self._path, [(start, stop)], self._version)
+        self._started.append(future)
+        if self._is_given_up:
+            future.cancel()
+        ((_, content),) = future.result()
+        return bytes(content)
+
+    def give_up(self) -> None:
+        """Wait no more."""
+        self._is_given_up = True
+        for future in self._started:
+            future.cancel()
 
 
 class _KeptFooters(Protocol):
@@ -76,23 +132,16 @@ def start_row_groups(
 async def _row_groups(
     files: RemoteFiles, path: str, version: str, groups: Sequence[int], columns: Sequence[str], kept: _KeptFooters
 ) -> RowGroupBytes:
-    nbytes = int(version.partition(":")[0])
-
-    async def content() -> tuple[pq.FileMetaData, list[tuple[int, Any]]]:
-        footer = kept.get((path, version)) or await _shared_footer(files, path, version, kept)
-        return footer, await files.ranges(path, column_spans(footer, groups, columns))
-
-    check: Coroutine[Any, Any, Any] = files.check_version(path, version)
     try:
-        (footer, parts), _ = await gathered([content(), check])
+        footer = kept.get(_key(files, path, version)) or await _shared_footer(files, path, version, kept)
+        parts = await files.ranges(path, column_spans(footer, groups, columns), version)
     except FetchError:
-        await files.check_version(path, version)  # that a file was changed says more
+        with suppress(FetchError):  # that a file was changed says more
+            await files.check_version(path, version, _ONCE)
         raise
 
-    def read_missing(start: int, stop: int) -> bytes:  # by a decoder that reads more than a column's own bytes
-        return files.fetcher.start(files.range, path, start, stop).result()
-
-    return RowGroupBytes(PartialFile(nbytes, parts, read_missing), footer)
+    missing = MissingBytes(files, path, version)
+    return RowGroupBytes(PartialFile(int(version.partition(":")[0]), parts, missing.read), footer, missing)
 
 
 async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
@@ -100,6 +149,7 @@ async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _Kep
     shared = files.footers.get((path, version))
     if shared is None or shared.task.done():
         shared = SharedTask(asyncio.ensure_future(_footer(files, path, version, kept)))
+        shared.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # maybe nobody waits for it
         files.footers[path, version] = shared
     shared.waiting += 1
     try:
@@ -108,18 +158,18 @@ async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _Kep
         shared.waiting -= 1
         if not shared.waiting:
             shared.task.cancel()
-            files.footers.pop((path, version), None)
+            if files.footers.get((path, version)) is shared:
+                del files.footers[path, version]
 
 
 async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
-    nbytes = int(version.partition(":")[0])
-    tail = await files.tail(path, nbytes, TAIL_NBYTES)
-    length = footer_length(path, nbytes, tail)
-    if length > len(tail):
-        tail = await files.tail(path, nbytes, length)
-    footer = parse_footer(path, tail[-length:])
-    kept.put((path, version), footer)
+    footer = parse_footer(path, await footer_bytes(files, path, version))
+    kept.put(_key(files, path, version), footer)
     return footer
+
+
+def _key(files: RemoteFiles, path: str, version: str) -> tuple[str, str]:
+    return f"{files.token}\0{path}", version
 
 
 def column_spans(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str]) -> list[Span]:
@@ -154,12 +204,19 @@ def column_spans(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequen
 
 
 def fetch_cost(
-    footers: Sequence[Footer], columns: Sequence[str], groups: Sequence[npt.NDArray[Any]], *, are_kept: bool
+    files: RemoteFiles,
+    footers: Sequence[Footer],
+    columns: Sequence[str],
+    groups: Sequence[npt.NDArray[Any]],
+    *,
+    are_kept: bool,
 ) -> FetchCost:
     """Estimate what fetching row groups takes.
 
     Parameters
     ----------
+    files : RemoteFiles
+        Where the files lie.
     footers : sequence of Footer
         One a file.
     columns : sequence of str
@@ -172,8 +229,9 @@ def fetch_cost(
     Returns
     -------
     FetchCost
-        By row group: the columns' bytes and small gaps between them.
+        By row group: the columns' bytes and small gaps between them, and the footer where it comes along.
     """
+    checks = 0 if files.tells_versions and all(footer.version for footer in footers) else 1  # is it still the same?
     nbytes, requests, gaps_after = [], [], []
     for footer, group in zip(footers, groups, strict=True):
         at = np.sort([index for name in columns if (index := footer.schema.get_field_index(name)) >= 0])
@@ -181,22 +239,26 @@ def fetch_cost(
         stops = np.cumsum(stored, axis=1)
         if not len(at):
             nbytes.append(np.zeros(len(group), np.int64))
-            requests.append(np.full(len(group), _CHECK_REQUESTS, np.int64))
+            requests.append(np.ones(len(group), np.int64))
             gaps_after.append(np.zeros(len(group), np.int64))
             continue
         gaps = (stops - stored)[:, at[1:]] - stops[:, at[:-1]]
         is_fetched = gaps <= GAP_NBYTES
         nbytes.append(stored[:, at].sum(axis=1) + np.where(is_fetched, gaps, 0).sum(axis=1))
         runs = 1 + np.count_nonzero(~is_fetched, axis=1)
-        requests.append(_CHECK_REQUESTS + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
+        requests.append(checks + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
         before, after = (stops - stored)[:, at[0]], stops[:, -1] - stops[:, at[-1]]
         gaps_after.append(after + np.append(before[1:], 0))
+    each_nbytes = np.zeros(sum(map(len, groups)), np.int64)
+    if not are_kept:
+        each_nbytes += np.repeat([parsed_nbytes(footer) for footer in footers], [len(group) for group in groups])
     footer_requests = 0 if are_kept else 1
     return FetchCost(
-        nbytes=np.concatenate(nbytes),
+        nbytes=np.concatenate(nbytes) + each_nbytes,
         requests=np.concatenate(requests) + footer_requests,
         once=len(footers) if are_kept else 0,
-        each=_CHECK_REQUESTS + footer_requests,
+        each=checks + footer_requests,
+        each_nbytes=each_nbytes,
         gap_nbytes=np.concatenate(gaps_after),
     )
 
@@ -218,10 +280,11 @@ def joined_cost(cost: FetchCost, edges: npt.NDArray[np.int64]) -> FetchCost:
     """
     first = edges[:-1]
     assert cost.gap_nbytes is not None
+    assert cost.each_nbytes is not None
     is_inner = np.ones(len(cost.nbytes), np.bool_)
     is_inner[edges[1:] - 1] = False
     is_fetched = is_inner & (cost.gap_nbytes <= GAP_NBYTES)
-    nbytes = np.add.reduceat(cost.nbytes + np.where(is_fetched, cost.gap_nbytes, 0), first)
+    nbytes = np.add.reduceat(cost.nbytes - cost.each_nbytes + np.where(is_fetched, cost.gap_nbytes, 0), first)
     parts = np.add.reduceat(cost.requests - cost.each - is_fetched, first)
     requests = cost.each + np.maximum(parts, -(-nbytes // REQUEST_NBYTES))
-    return replace(cost, nbytes=nbytes, requests=requests, gap_nbytes=None)
+    return replace(cost, nbytes=nbytes + cost.each_nbytes[first], requests=requests, each_nbytes=None, gap_nbytes=None)

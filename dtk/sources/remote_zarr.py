@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
-from dtk.errors import DataError
-from dtk.sources.byte_ranges import Span, merged
+from dtk.errors import DataError, NotFoundError
+from dtk.sources.byte_ranges import REQUEST_NBYTES, Span, merged, split
+from dtk.sources.forks import of_this_process
 from dtk.sources.remote import Fetcher, fetcher_of, gathered
+from dtk.sources.shards import Cell, ShardIndex
 
 if TYPE_CHECKING:
     import zarr
 
-__all__ = ["Objects", "ShardPart", "in_memory", "is_remote", "object_url", "start_objects", "store_fetcher"]
+__all__ = ["Object", "Objects", "ShardPart", "in_memory", "is_remote", "object_url", "start_objects", "store_fetcher"]
 
-Objects = Mapping[str, memoryview | None]  # by path in the store; None where nothing is there
+Object = memoryview | Mapping[Cell, memoryview | None] | None  # whole, or some chunks of a shard; None if not there
+Objects = Mapping[str, Object]  # by path in the store
 
 _NEAR: Final = frozenset({"LocalStore", "MemoryStore", "GpuMemoryStore", "ManagedMemoryStore", "ZipStore"})
-_ABSENT: Final = 2**64 - 1  # what a shard's index says of a chunk that is not there
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,14 @@ class ShardPart:
 
     Parameters
     ----------
-    index : slice
-        Where the shard has its index: at its start, or counted from its end.
-    grid : tuple of int
-        The chunks of the shard along each dimension.
+    index : ShardIndex
+        How its index is written.
     wanted : tuple of tuple of int
-        Places of the chunks in this grid.
+        Places of the chunks in its grid.
     """
 
-    index: slice
-    grid: tuple[int, ...]
-    wanted: tuple[tuple[int, ...], ...]
+    index: ShardIndex
+    wanted: tuple[Cell, ...]
 
 
 def is_remote(store: Any) -> bool:
@@ -93,7 +91,7 @@ def object_url(store: Any, path: str) -> str:
     return f"{store}/{path}"
 
 
-def start_objects(store: Any, parts: Mapping[str, ShardPart | None]) -> Future[Objects]:
+def start_objects(store: Any, parts: Mapping[str, ShardPart | None], *, are_long: bool) -> Future[Objects]:
     """Start to fetch objects.
 
     Parameters
@@ -102,51 +100,81 @@ def start_objects(store: Any, parts: Mapping[str, ShardPart | None]) -> Future[O
         Where they are.
     parts : mapping of str to ShardPart or None
         By path, what of a shard is wanted; None for all of an object.
+    are_long : bool
+        Whether whole objects may be too long for one request.
 
     Returns
     -------
     concurrent.futures.Future
-        The objects by path; of a shard that is wanted in part, all else is undefined.
+        The objects by path; of a shard that is wanted in part, its chunks.
     """
-    fetcher = store_fetcher()
+    fetcher, store = store_fetcher(), of_this_process(store)
+
+    async def _object(path: str, part: ShardPart | None) -> Object:
+        if part is not None:
+            return await _shard(fetcher, store, path, part)
+        return await (_long if are_long else _get)(fetcher, store, path)
 
     async def _all() -> Objects:
-        contents = await gathered(_object(fetcher, store, path, part) for path, part in parts.items())
+        contents = await gathered(_object(path, part) for path, part in parts.items())
         return dict(zip(parts, contents, strict=True))
 
     return fetcher.start(_all)
 
 
-async def _object(fetcher: Fetcher, store: Any, path: str, part: ShardPart | None) -> memoryview | None:
-    if part is None:
-        return await _get(fetcher, store, path)
-    return await _shard(fetcher, store, path, part)
-
-
-async def _shard(fetcher: Fetcher, store: Any, path: str, part: ShardPart) -> memoryview | None:
-    """Fetch a shard's index and the chunks wanted, each to its place."""
+async def _shard(fetcher: Fetcher, store: Any, path: str, part: ShardPart) -> dict[Cell, memoryview | None] | None:
+    """Fetch a shard's index, then the chunks wanted."""
     from zarr.abc.store import RangeByteRequest, SuffixByteRequest
 
-    is_first = part.index.start == 0
-    nbytes = part.index.stop if is_first else -part.index.start
-    head = await _get(fetcher, store, path, RangeByteRequest(0, nbytes) if is_first else SuffixByteRequest(nbytes))
+    nbytes = part.index.nbytes
+    place = RangeByteRequest(0, nbytes) if part.index.is_first else SuffixByteRequest(nbytes)
+    head = await _get(fetcher, store, path, place)
     if head is None:
         return None
-    places = np.frombuffer(head[part.index], "<u8").reshape(*part.grid, 2)  # of each chunk: first byte, bytes
-    wanted = [places[cell].tolist() for cell in part.wanted]
-    spans = [(begin, begin + length) for begin, length in wanted if begin != _ABSENT]
-    filled = places[places[..., 0] != _ABSENT]
-    end = int((filled[:, 0] + filled[:, 1]).max(initial=0))
-    whole: npt.NDArray[np.uint8] = np.empty(max(end, nbytes) if is_first else end + nbytes, np.uint8)
-    whole[slice(0, nbytes) if is_first else slice(-nbytes, None)] = head
+    try:
+        spans = part.index.spans(head, part.wanted)
+    except ValueError as error:
+        raise DataError(f"{object_url(store, path)} cannot be decoded: {error}; write it again") from error
+    found: dict[Span, memoryview] = {}
 
-    async def fill(span: Span) -> None:
-        content = await _get(fetcher, store, path, RangeByteRequest(*span))
-        if content is None or len(content) != span[1] - span[0]:
+    async def fill(group: list[Span]) -> None:
+        start = group[0][0]
+        content = await _range(fetcher, store, path, start, group[-1][1])
+        for first, last in group:  # a copy, where it would keep what lies between
+            chunk = content[first - start : last - start]
+            found[first, last] = chunk if len(group) == 1 else memoryview(bytes(chunk))
+
+    await gathered(fill(group) for group in merged([span for span in spans.values() if span is not None]))
+    return {cell: None if span is None else found[span] for cell, span in spans.items()}
+
+
+async def _long(fetcher: Fetcher, store: Any, path: str) -> memoryview | None:
+    """Fetch an object in several requests, if it is long."""
+    try:
+        nbytes = await fetcher.request(object_url(store, path), lambda: store.getsize(path))
+    except NotFoundError:
+        return None
+    return await (_range(fetcher, store, path, 0, nbytes) if nbytes > REQUEST_NBYTES else _get(fetcher, store, path))
+
+
+async def _range(fetcher: Fetcher, store: Any, path: str, start: int, stop: int) -> memoryview:
+    from zarr.abc.store import RangeByteRequest
+
+    async def _piece(first: int, last: int) -> memoryview:
+        content = await _get(fetcher, store, path, RangeByteRequest(first, last))
+        if content is None or len(content) != last - first:
             raise DataError(f"{object_url(store, path)} was changed while it was read; open the data again")
-        whole[slice(*span)] = content
+        return content
 
-    await gathered(fill((group[0][0], group[-1][1])) for group in merged(spans))
+    pieces = split(start, stop)
+    if len(pieces) == 1:
+        return await _piece(start, stop)
+    whole = np.empty(stop - start, np.uint8)
+
+    async def _fill(first: int, last: int) -> None:
+        whole[first - start : last - start] = await _piece(first, last)
+
+    await gathered(_fill(*piece) for piece in pieces)
     return memoryview(whole)  # type: ignore[arg-type]
 
 
@@ -169,7 +197,7 @@ def in_memory(array: zarr.Array[Any], objects: Objects) -> zarr.Array[Any]:
     array : zarr.Array
         The array in its store.
     objects : mapping of str to memoryview
-        Those that will be read; others count as not there.
+        Those that will be read, whole; others count as not there.
 
     Returns
     -------
@@ -181,6 +209,7 @@ def in_memory(array: zarr.Array[Any], objects: Objects) -> zarr.Array[Any]:
     from zarr.storage import MemoryStore, StorePath
 
     buffer = default_buffer_prototype().buffer
-    contents = {path: buffer.from_bytes(content) for path, content in objects.items() if content is not None}
+    whole = {path: content for path, content in objects.items() if isinstance(content, memoryview)}
+    contents = {path: buffer.from_bytes(content) for path, content in whole.items()}
     place = StorePath(MemoryStore(contents, read_only=True), array.store_path.path)
     return zarr.Array(zarr.AsyncArray(metadata=array.metadata, store_path=place, config=array.async_array.config))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from dtk.sources.answers import tag_of
+from dtk.sources.forks import of_this_process
 from dtk.sources.remote import gathered, steadily
-from dtk.sources.remote_files import tag_of
-from dtk.sources.remote_zarr import store_fetcher
+from dtk.sources.remote_zarr import is_remote, object_url, store_fetcher
 
 __all__ = ["list_objects", "snapshot_of", "store_place"]
+
+_PAGE: Final = 1000  # objects that a store lists at once
 
 
 def snapshot_of(store: Any) -> str | None:
@@ -63,15 +67,19 @@ def list_objects(store_path: Any) -> tuple[list[str], list[str], npt.NDArray[np.
     names : list of str
         Their keys in the store, sorted.
     versions : list of str
-        Bytes, and the time or tag that changes when the object does, where the store has one.
+        Bytes, and the time or tag that changes when the object does; nothing after the colon where none is known.
     sizes : numpy.ndarray
         An int64 ``[objects]``: bytes of each.
     """
     store, prefix = store_path.store, store_path.path
+    if is_remote(store):
+        store = of_this_process(store)
     if type(store).__name__ == "LocalStore":
         found = _of_directory(str(store.root), prefix)
     elif type(store).__name__ == "FsspecStore":
         found = _of_filesystem(store, prefix)
+    elif type(store).__name__ == "ObjectStore":
+        found = _of_obstore(store, prefix)
     else:
         found = _of_store(store, prefix)
     names = sorted(found)
@@ -108,12 +116,21 @@ def _of_filesystem(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
     return {path[start:]: (int(info["size"]), tag_of(info)) for path, info in zip(listed, infos, strict=True)}
 
 
+def _of_obstore(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
+    def listed() -> list[Any]:
+        return [info for page in store.store.list(prefix, chunk_size=_PAGE) for info in page]
+
+    infos = steadily(f"{store}/{prefix}", listed)
+    return {info["path"]: (int(info["size"]), info["e_tag"] or str(info["last_modified"])) for info in infos}
+
+
 def _of_store(store: Any, prefix: str) -> dict[str, tuple[int, str]]:
     """List what zarr knows of any store: no times."""
     from zarr.core.sync import sync
 
-    async def collected() -> dict[str, tuple[int, str]]:
-        keys = [key async for key in store.list_prefix(f"{prefix}/" if prefix else "")]
-        return {key: (await store.getsize(key), "") for key in keys}
+    async def collected() -> list[str]:
+        return [key async for key in store.list_prefix(f"{prefix}/" if prefix else "")]
 
-    return sync(collected())
+    fetcher, keys = store_fetcher(), steadily(f"{store}/{prefix}", lambda: sync(collected()))
+    sizes = (fetcher.request(object_url(store, key), partial(store.getsize, key)) for key in keys)
+    return {key: (size, "") for key, size in zip(keys, fetcher.start(gathered, sizes).result(), strict=True)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import product
@@ -21,9 +21,12 @@ import zarr
 from numpy.typing import NDArray
 
 from dtk.errors import DataError
+from dtk.sources.byte_ranges import REQUEST_NBYTES
 from dtk.sources.chunk_codecs import Decode, decoder
+from dtk.sources.forks import of_this_process
 from dtk.sources.remote import FetchCost, gathered
 from dtk.sources.remote_zarr import (
+    Object,
     Objects,
     ShardPart,
     in_memory,
@@ -32,6 +35,7 @@ from dtk.sources.remote_zarr import (
     start_objects,
     store_fetcher,
 )
+from dtk.sources.shards import ShardIndex
 from dtk.sources.whole_store import refuse_absent
 
 __all__ = ["Region", "Scratch", "fetch_region", "read_region", "region_cost", "stored_chunk_nbytes"]
@@ -39,7 +43,6 @@ __all__ = ["Region", "Scratch", "fetch_region", "read_region", "region_cost", "s
 Region = tuple[slice, ...]
 
 _KEPT_INDICES: Final = 1024
-_ABSENT: Final = 2**64 - 1  # what a shard's index says of a chunk that is not there
 _SAMPLED_CHUNKS: Final = 16
 
 
@@ -82,10 +85,10 @@ class _Layout:
     outer: tuple[int, ...]  # the shape of what is one object in the store
     inner: tuple[int, ...]  # the shape of what is decoded at once; the same without shards
     decode: Decode
-    index: slice | None = None  # where a shard has its index; None without shards
+    index: ShardIndex | None = None  # None without shards
 
 
-def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
+def fetch_region(array: zarr.Array[Any], region: Region, object_nbytes: float | None = None) -> Future[Objects]:
     """Start to fetch the objects of a part of an array.
 
     Parameters
@@ -94,6 +97,8 @@ def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
         In a remote store.
     region : tuple of slice
         For each dimension, start and stop.
+    object_nbytes : float, optional
+        Bytes of an object in the store, about; of a decoded one if None.
 
     Returns
     -------
@@ -103,7 +108,9 @@ def fetch_region(array: zarr.Array[Any], region: Region) -> Future[Objects]:
     layout = _layout(array)
     outer = layout.outer if layout else tuple(array.shards or array.chunks)
     parts = {_path(array, cell): _shard_part(layout, cell, region) for cell in _cells(region, outer)}
-    return start_objects(array.store_path.store, parts)
+    if object_nbytes is None:
+        object_nbytes = float(np.prod(outer)) * array.dtype.itemsize
+    return start_objects(array.store_path.store, parts, are_long=object_nbytes > REQUEST_NBYTES)
 
 
 def read_region(
@@ -190,8 +197,10 @@ def region_cost(
     others[axis] = 1
     objects = (-(-(stops + first) // size) - (starts + first) // size) * int(np.prod(others, dtype=np.int64))
     part = _shard_part(layout, next(_cells(region, sizes)), region)
-    share = 1.0 if part is None else len(part.wanted) / int(np.prod(part.grid))
+    share = 1.0 if part is None else len(part.wanted) / int(np.prod(part.index.grid))
     requests = objects if part is None else 2 * objects  # its index, and what is wanted of it
+    if part is None and object_nbytes > REQUEST_NBYTES:
+        requests = objects * (1 + int(np.ceil(object_nbytes / REQUEST_NBYTES)))  # its size, and its parts
     return FetchCost(np.ceil(objects * object_nbytes * share).astype(np.int64), requests.astype(np.int64))
 
 
@@ -205,13 +214,8 @@ def _shard_part(layout: _Layout | None, cell: tuple[int, ...], region: Region) -
     """Choose the chunks of a shard to fetch; None for all of it, which is one request, where most are wanted."""
     if layout is None or layout.index is None:
         return None
-    grid = _grid(layout)
     wanted = tuple(_cells(_within(layout, cell, region), layout.inner))
-    return ShardPart(layout.index, grid, wanted) if 2 * len(wanted) <= int(np.prod(grid)) else None
-
-
-def _grid(layout: _Layout) -> tuple[int, ...]:
-    return tuple(-(-outer // inner) for outer, inner in zip(layout.outer, layout.inner, strict=True))
+    return ShardPart(layout.index, wanted) if 2 * len(wanted) <= int(np.prod(layout.index.grid)) else None
 
 
 def _within(layout: _Layout, cell: tuple[int, ...], region: Region) -> Region:
@@ -254,20 +258,19 @@ def _cells(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 def _place(
     layout: _Layout,
     cell: tuple[int, ...],
-    encoded: memoryview | None,
+    encoded: Object,
     region: Region,
     out: NDArray[Any],
     scratch: Scratch,
 ) -> None:
     """Decode what is one object in the store, as far as the region wants it."""
     origin = tuple(number * size for number, size in zip(cell, layout.outer, strict=True))
-    if encoded is None or layout.index is None:
+    if isinstance(encoded, memoryview) and layout.index is not None:
+        encoded = layout.index.chunks(encoded, _cells(_within(layout, cell, region), layout.inner))
+    if not isinstance(encoded, Mapping):
         _decode(layout, _box(origin, layout.outer), encoded, region, out, scratch)
         return
-    offsets = np.frombuffer(encoded[layout.index], "<u8").reshape(*_grid(layout), 2)  # of each chunk: first byte, bytes
-    for inner in _cells(_within(layout, cell, region), layout.inner):
-        begin, nbytes = offsets[inner].tolist()
-        chunk = None if begin == _ABSENT else encoded[begin : begin + nbytes]
+    for inner, chunk in encoded.items():
         start = [first + number * size for first, number, size in zip(origin, inner, layout.inner, strict=True)]
         _decode(layout, _box(start, layout.inner), chunk, region, out, scratch)
 
@@ -369,10 +372,9 @@ def _layout_v3(array: zarr.Array[Any]) -> _Layout | None:
         if names not in (["BytesCodec"], ["BytesCodec", "Crc32cCodec"]) or not _is_little(sharding.index_codecs[0]):
             return None
         inner, codecs = tuple(sharding.chunk_shape), list(sharding.codecs)
-        nbytes = 16 * int(np.prod([-(-whole // part) for whole, part in zip(outer, inner, strict=True)]))
-        checksum_nbytes = 4 * (len(names) - 1)
-        is_first = sharding.index_location.value == "start"
-        index = slice(0, nbytes) if is_first else slice(-nbytes - checksum_nbytes, -checksum_nbytes or None)
+        grid = tuple(-(-whole // part) for whole, part in zip(outer, inner, strict=True))
+        chunk_nbytes = int(np.prod(inner, dtype=np.int64)) * array.dtype.itemsize
+        index = ShardIndex(grid, sharding.index_location.value == "start", len(names) == 2, chunk_nbytes)
     names = [type(codec).__name__ for codec in codecs]
     is_summed = names[-1] == "Crc32cCodec"
     names = names[: len(names) - is_summed]
@@ -410,6 +412,8 @@ def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:
     numbers = np.unique(np.linspace(0, total - 1, min(total, _SAMPLED_CHUNKS)).astype(np.int64)).tolist()
     cells = [tuple(int(index) for index in np.unravel_index(number, grid)) if grid else () for number in numbers]
     store, fetcher = array.store_path.store, store_fetcher()
+    if is_remote(store):
+        store = of_this_process(store)
 
     async def _size(path: str) -> int | None:
         try:

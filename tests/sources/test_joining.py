@@ -137,10 +137,11 @@ def test_nothing_is_joined_that_need_not_be(folder):
 
 def test_what_is_fetched_together_takes_fewer_requests_where_little_lies_between():
     gaps = np.array([10, 1 << 20, 10, 10, 10, 0])
-    cost = FetchCost(np.full(6, 100), np.full(6, 3), once=2, each=2, gap_nbytes=gaps)  # two of the three for the file
+    files = {"each": 2, "each_nbytes": np.full(6, 70)}  # of the three requests and the 170 bytes
+    cost = FetchCost(np.full(6, 170), np.full(6, 3), once=2, gap_nbytes=gaps, **files)
     joined = joined_cost(cost, np.array([0, 3, 5, 6]))
     assert joined.requests.tolist() == [2 + 2, 2 + 1, 3]  # of the first three row groups the last lies apart
-    assert joined.nbytes.tolist() == [310, 210, 100]
+    assert joined.nbytes.tolist() == [70 + 310, 70 + 210, 70 + 100]
     assert joined.once == 2
     large = replace(cost, nbytes=np.full(6, 3 << 20))
     assert joined_cost(large, np.array([0, 5, 6])).requests.tolist() == [2 + 4, 3]  # 15 MiB in requests of 4 MiB

@@ -31,11 +31,9 @@ from dtk.sources.byte_ranges import PartialFile, merged, split
 from dtk.sources.footers import read_footers
 from dtk.sources.kept_files import FOOTERS
 from dtk.sources.remote import Fetcher, Retries, is_transient
-from dtk.sources.remote_files import remote_files
+from dtk.sources.remote_files import RemoteFiles, remote_files
 from dtk.sources.remote_zarr import is_remote
 from dtk.sources.zarr_read import Scratch, fetch_region, read_region, region_cost, stored_chunk_nbytes
-
-pytest.importorskip("aiohttp")  # what fsspec speaks HTTP with
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +72,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def module_server(directory):
+    pytest.importorskip("aiohttp")  # what fsspec speaks HTTP with
     with serve(directory) as server:
         yield server
 
@@ -120,13 +119,14 @@ def test_columns_are_fetched_in_the_requests_and_bytes_that_are_planned(server):
     server.behave()
     source.read(1)
     counts = server.counts()
-    assert counts["HEAD"] + counts["GET"] == source.remote_cost.requests[1] == 3  # the wide column between is left out
+    assert counts == {"GET": 2, "peak": counts["peak"]}  # the wide column between is left out
+    assert source.remote_cost.requests[1] == 2
     assert source.remote_cost.nbytes[1] == source.chunk_nbytes[1]
     narrow = as_source(f"{server.url}/table/", columns=["word", "y"])  # with the small column between them
     server.behave(delay_s=0.2)
     narrow.read(1)
-    assert server.counts() == {"HEAD": 1, "GET": 1, "peak": 2}
-    assert narrow.remote_cost.requests[1] == 2
+    assert server.counts() == {"GET": 1, "peak": 1}
+    assert narrow.remote_cost.requests[1] == 1
     assert narrow.remote_cost.nbytes[1] > narrow.chunk_nbytes[1]
 
 
@@ -214,6 +214,7 @@ def test_what_cannot_pass_is_not_tried_again(server, how, error):
 
 
 def test_a_changed_file_is_refused(tmp_path):
+    pytest.importorskip("aiohttp")
     pq.write_table(pa.table({"x": range(10)}), tmp_path / "a.parquet")
     with serve(tmp_path) as server:
         source = ParquetSource.from_files([f"{server.url}/a.parquet"], filesystem=fsspec.filesystem("http"))
@@ -373,7 +374,7 @@ def listens(port):
     return True
 
 
-def test_s3(directory, s3):
+def test_s3(directory, s3, monkeypatch):
     """Parquet and Zarr in a bucket, with an endpoint and credentials of one's own, in another process too."""
     store = fsspec.filesystem("s3", **s3)
     store.mkdir("bucket")
@@ -382,7 +383,9 @@ def test_s3(directory, s3):
     data = dtk.open("s3://bucket/table/", storage_options=s3)
     there, local = as_source(data), as_source(directory / "table")
     assert there.filesystem.config_kwargs["max_pool_connections"] == remote.REQUESTS
-    assert read_all(pickle.loads(pickle.dumps(there)), ["x"]).equals(read_all(local, ["x"]))
+    with monkeypatch.context() as patched:
+        patched.setattr(RemoteFiles, "check_version", None)  # nobody asks: the answers name the version
+        assert read_all(pickle.loads(pickle.dumps(there)), ["x"]).equals(read_all(local, ["x"]))
     store.pipe_file("bucket/table/0.parquet", b"PAR1")
     with pytest.raises(DataError, match="0.parquet was changed since it was opened"):
         there.read(0)
@@ -468,5 +471,5 @@ def test_a_fetch_that_is_given_up_at_once_leaves_nothing(server):
         (fetch,) = source.fetch(0)
         assert fetch.cancel()
     files = remote_files(source.filesystem)
-    assert len(files.fetcher.start(files.range, source.paths[0], 0, 8).result()) == 8
+    assert len(files.fetcher.start(files.range, source.paths[0], 0, 8).result()[0]) == 8
     assert not files.footers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 import time
 
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and all they start, ignore it
 os.environ["DASK_DTK__CACHE_DIR"] = tempfile.mkdtemp(prefix="dtk-cache-")  # of this run, and not the user's
 atexit.register(shutil.rmtree, os.environ["DASK_DTK__CACHE_DIR"], ignore_errors=True)
 os.environ["DTK_TEST_RUN"] = str(os.getpid())  # ranks inherit it, so that a run beside this one is told apart

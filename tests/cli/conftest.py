@@ -94,10 +94,11 @@ def run():
 
 @pytest.fixture
 def start(tmp_path):
-    """Start the command in a process of its own."""
+    """Start the command in a process of its own, which ends with the test."""
+    started = []
 
     def start(*arguments):
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dtk", *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -106,5 +107,11 @@ def start(tmp_path):
             env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "COLUMNS": "200"},
             start_new_session=True,
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            process.terminate()  # it ends its cluster, too
+            process.wait(60)

@@ -191,6 +191,7 @@ class Loader:
         self._planned = Planned(taken, arguments, parse_nbytes(memory))
         self._position = Position()
         self._feed = Feed(read_threads, copy)
+        self._feeds = {(self._feed.device, self._feed.prefetch): self._feed}  # views come and go; their rings stay
         self._rank, self._ranks = rank, ranks
 
     @property
@@ -355,8 +356,8 @@ class Loader:
         ['cpu', 'cpu']
         """
         check_whole("prefetch", prefetch, 0)
-        other = copying.copy(self)
-        other._feed = replace(self._feed, device=as_device(device), prefetch=prefetch)
+        other, wanted = copying.copy(self), (as_device(device), prefetch)
+        other._feed = self._feeds.setdefault(wanted, replace(self._feed, device=wanted[0], prefetch=prefetch))
         return other
 
     def to_iterable_dataset(self) -> LoaderDataset:
@@ -377,7 +378,7 @@ class Loader:
         [(2, 1), (2, 1), (2, 1)]
         """
         other = self._copied()
-        other._feed = replace(self._feed, copy=True)
+        other._feed.copy = True
         return LoaderDataset(other, self._position.next_epoch)
 
     def state_dict(self) -> dict[str, Any]:
@@ -415,4 +416,5 @@ class Loader:
         other = copying.copy(self)
         other._planned, other._position = copying.copy(self._planned), replace(self._position)
         other._feed = replace(self._feed)
+        other._feeds = {(other._feed.device, other._feed.prefetch): other._feed}
         return other

@@ -200,6 +200,16 @@ def test_on_a_gpu_batches_are_the_same_and_stay_valid(path, prefetch):
     )
 
 
+def test_views_on_a_device_share_one_ring(path):
+    loader = Loader(path, global_batch_size=100, memory="64 MiB")
+    addresses = set()
+    for _ in range(3):
+        addresses |= {batch["inputs"].untyped_storage().data_ptr() for batch in loader.on_device("cpu")}
+    assert len(addresses) == 1
+    assert loader.on_device("cuda")._feed is loader.on_device("cuda")._feed is not loader._feed
+    assert loader.on_rank(0, 1).on_device("cpu")._feed is not loader._feed
+
+
 def test_a_view_on_a_device_goes_on_where_its_loader_stands_and_moves_it(path):
     loader = Loader(path, **SMALL)
     for epoch in range(3):  # as a loop of epochs may have it

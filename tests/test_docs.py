@@ -52,6 +52,7 @@ def write_some_flights(folder: Path) -> None:
         flights.iloc[number::4].to_parquet(folder / f"{number}.parquet", index=False)
 
 
+@pytest.mark.slow
 def test_the_quickstart_runs_under_the_guard_that_it_asks_for(tmp_path: Path, no_rank_left: None) -> None:
     write_some_flights(tmp_path / "flights")
     code = "\n".join(blocks((ROOT / "docs" / "quickstart.md").read_text(encoding="utf-8")))

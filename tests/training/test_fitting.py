@@ -444,6 +444,7 @@ class Slow(nn.Module):
         return self.inner(inputs)
 
 
+@pytest.mark.slow
 def test_the_cluster_stays_responsive_while_it_trains(client, parquet):
     """The dashboard answers within a second, workers answer, heartbeats are fresh, and another computation runs."""
     done = threading.Event()

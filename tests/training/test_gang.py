@@ -170,6 +170,7 @@ def test_a_busy_worker_is_waited_for_and_named(client, busy):
         done.clear()
 
 
+@pytest.mark.slow
 def test_memory_that_a_rank_does_not_hold_is_not_counted(client, tmp_path):
     def share():
         held = np.ones(80_000_000)  # 610 MiB

@@ -25,6 +25,7 @@ __all__ = [
     "FOOTER_THREADS",
     "TAIL_NBYTES",
     "Footer",
+    "arrow_schema",
     "field_of_leaf",
     "footer_bytes",
     "footer_length",
@@ -101,11 +102,9 @@ def read_footers(paths: Sequence[str], *, filesystem: Any = None) -> list[Footer
         raise DataError("the Parquet dataset has no files")
     if filesystem is not None:
         footers = _read_remote(paths, filesystem)
-    elif len(paths) == 1:
-        footers = [_read_footer(paths[0])]
-    else:
+    else:  # parsed on one thread: what others free is kept for them by the C library, 800 bytes a column of a row group
         with ThreadPoolExecutor(min(FOOTER_THREADS, len(paths))) as pool:
-            footers = list(pool.map(_read_footer, paths))
+            footers = [_parsed(*one) for one in pool.map(_read_footer, paths)]
     first = footers[0]
     for footer in footers[1:]:
         _check_same_columns(first, footer)
@@ -193,10 +192,28 @@ def parse_footer(path: str, content: bytes) -> pq.FileMetaData:
     try:
         # The parser wants a file that starts with the magic bytes; the pages between are not looked at.
         metadata = pq.read_metadata(io.BytesIO(MAGIC + content))
-        metadata.schema.to_arrow_schema()
+        arrow_schema(metadata)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} has a damaged footer: {error}; write it again") from error
     return metadata
+
+
+def arrow_schema(metadata: pq.FileMetaData) -> pa.Schema:
+    """Return the columns of a footer.
+
+    Parameters
+    ----------
+    metadata : pq.FileMetaData
+        The footer, parsed.
+
+    Returns
+    -------
+    pa.Schema
+        As Arrow reads them. `metadata.schema` would do, but the two refer to each other: their memory, megabytes for
+        wide tables, then waits for the garbage collector, which sees two small objects.
+    """
+    schema: pa.Schema = pq.ParquetFile(io.BytesIO(MAGIC), metadata=metadata).schema_arrow
+    return schema
 
 
 def field_of_leaf(schema: pa.Schema) -> list[int]:
@@ -215,7 +232,8 @@ def field_of_leaf(schema: pa.Schema) -> list[int]:
     return [at for at, field in enumerate(schema) for _ in range(_num_leaves(field.type))]
 
 
-def _read_footer(path: str) -> Footer:
+def _read_footer(path: str) -> tuple[str, str, bytes]:
+    """Return path, version and footer of a local file."""
     version = stat_file(path, None)
     nbytes = int(version.partition(":")[0])
     try:
@@ -226,7 +244,7 @@ def _read_footer(path: str) -> Footer:
                 tail = _tail(file, nbytes, length)
     except IsADirectoryError as error:
         raise DataError(f"{path} is a directory where a Parquet file should be") from error
-    return _parsed(path, version, tail[-length:])
+    return path, version, tail[-length:]
 
 
 async def footer_bytes(files: RemoteFiles, path: str, version: str) -> bytes:
@@ -295,7 +313,7 @@ def _tail(file: Any, nbytes: int, length: int) -> bytes:
 def _parsed(path: str, version: str, content: bytes) -> Footer:
     """Turn a footer into arrays: its own objects take far more memory."""
     metadata = parse_footer(path, content)
-    schema = metadata.schema.to_arrow_schema()
+    schema = arrow_schema(metadata)
     fields = field_of_leaf(schema)
     assert len(fields) == metadata.num_columns, f"{path}: {schema} has {metadata.num_columns} columns in Parquet"
     counted = {
@@ -313,7 +331,7 @@ def _parsed(path: str, version: str, content: bytes) -> Footer:
             column = group.column(leaf)
             column_nbytes[number, at] += column.total_compressed_size
             decoded_nbytes[at] += column.total_uncompressed_size
-            if at in counted and at not in nullable and metadata.schema.column(leaf).max_definition_level > 0:
+            if at in counted and at not in nullable and schema.field(at).nullable:
                 statistics = column.statistics
                 if statistics is None or not statistics.has_null_count or statistics.null_count:
                     nullable.add(at)

@@ -11,12 +11,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dtk.errors import FetchError
 from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
-from dtk.sources.footers import Footer, field_of_leaf, footer_bytes, parse_footer
+from dtk.sources.footers import Footer, arrow_schema, field_of_leaf, footer_bytes, parse_footer
 from dtk.sources.kept_files import parsed_nbytes
 from dtk.sources.remote import FetchCost, Retries
 from dtk.sources.remote_files import RemoteFiles, SharedTask
@@ -189,7 +188,7 @@ def column_spans(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequen
     list of (int, int)
         First byte, and the one after the last; for each stored column, of which a struct has several.
     """
-    schema: pa.Schema = footer.schema.to_arrow_schema()
+    schema = arrow_schema(footer)
     wanted = {schema.get_field_index(name) for name in columns}
     leaves = [leaf for leaf, field in enumerate(field_of_leaf(schema)) if field in wanted]
     spans = []

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
+import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -306,3 +309,25 @@ def test_footers_that_are_kept_count_as_memory(tmp_path):
     for chunk in range(source.num_chunks):
         source.read(chunk, ["x3"])
     assert FOOTERS.get((paths[0], source.versions[0])).num_row_groups == 20
+
+
+def test_footers_go_at_once_when_they_were_read(tmp_path):
+    """Without the garbage collector: it sees two small objects, and not the megabytes behind them."""
+    table = pa.table({f"x{number}": np.arange(400.0) for number in range(40)})
+    for number in range(20):
+        pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=10)
+    script = f"""
+        import gc, os
+        from pathlib import Path
+        from dtk.memory import tree_held_nbytes
+        from dtk.sources.footers import read_footers
+        paths = sorted(map(str, Path({str(tmp_path)!r}).iterdir()))
+        read_footers(paths[:1])
+        gc.disable()
+        before = tree_held_nbytes(os.getpid())
+        footers = read_footers(paths)
+        print(tree_held_nbytes(os.getpid()) - before)
+    """
+    call = [sys.executable, "-c", textwrap.dedent(script)]
+    told = subprocess.run(call, capture_output=True, text=True, check=True).stdout
+    assert int(told) < 8 << 20  # of 25 MiB

@@ -78,6 +78,9 @@ class Fills:
     def filled(cls, shard: int, segments: Segments, most_rows: int, first_rows: int) -> Fills:
         """Put the segments of a shard into fills, as many into each as it has room for.
 
+        A short fill at either end would be drawn from few places on disk for as long as it lasts, so both ends avoid
+        fills of less than half the most rows: two even ones stand for a short one and its neighbour.
+
         Parameters
         ----------
         shard : int
@@ -87,7 +90,7 @@ class Fills:
         most_rows : int
             The most rows of a fill.
         first_rows : int
-            The most rows of the first fill, which holds one segment at least.
+            Where the fills begin to be full: after so many rows, or so many and one fill's.
 
         Returns
         -------
@@ -95,13 +98,23 @@ class Fills:
             In the order of time.
         """
         edges = np.append(0, np.cumsum(segments.num_rows))
+        num_segments = len(segments.num_rows)
         # Where the fill that starts at a segment ends: with the last one that it has room for.
         after = (np.searchsorted(edges, edges[:-1] + most_rows, side="right") - 1).tolist()
+        is_short = 2 * first_rows < most_rows
+        starting = [(first_rows + most_rows) // 2] * 2 if is_short else [first_rows]
         bounds = [0]
-        if after:
-            bounds.append(max(int(np.searchsorted(edges, first_rows, side="right")) - 1, 1))
-        while bounds[-1] < len(after):
+        for rows in starting:
+            if bounds[-1] < num_segments:
+                end = int(np.searchsorted(edges, edges[bounds[-1]] + rows, side="right")) - 1
+                bounds.append(max(end, bounds[-1] + 1))
+        while bounds[-1] < num_segments:
             bounds.append(after[bounds[-1]])
+        if len(bounds) > 2:
+            first, cut, last = edges[bounds[-3:]].tolist()
+            middle = int(np.argmin(np.abs(2 * edges - first - last)))
+            if 2 * (last - cut) < most_rows and edges[middle] > first and last - edges[middle] <= most_rows:
+                bounds[-2] = middle
         num_fills = len(bounds) - 1
         positions = edges[bounds]
         return cls(

@@ -86,6 +86,24 @@ def test_fills_are_bounded_and_follow_each_other(order, epoch):
     np.testing.assert_array_equal(only.segments.chunk, fills.segments.chunk[fills.bounds[-1] - only.bounds[-1] :])
 
 
+@pytest.mark.parametrize(("num_shards", "num_chunks"), [(1, 50), (8, 160), (8, 100), (24, 1000)])
+def test_neither_end_of_a_shard_is_drawn_from_few_places_on_disk(num_shards, num_chunks):
+    order = Order(np.full(num_chunks, 100), 200, num_shards, fill_rows=800)
+    for epoch in range(3):
+        fills = order.fills(epoch, range(num_shards))
+        for shard in range(num_shards):
+            places = np.diff(fills.bounds)[fills.shard == shard]
+            assert places[0] >= 3
+            assert places[-1] >= 3
+            assert places.max() <= 9  # one or two of them cut by the shard's ends
+
+
+def test_shards_fill_at_different_times():
+    order = Order(np.full(1000, 100), 200, num_shards=24, fill_rows=800)
+    starts = np.bincount(order.fills(0, range(24)).position // 200)
+    assert (starts[8:20] > 0).all()
+
+
 @settings(max_examples=50, deadline=None)
 @given(orders(shuffles=(False,)))
 def test_without_shuffle_the_order_is_that_of_the_disk(order):

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -25,10 +26,9 @@ __all__ = [
     "FOOTER_THREADS",
     "TAIL_NBYTES",
     "Footer",
-    "arrow_schema",
-    "field_of_leaf",
     "footer_bytes",
     "footer_length",
+    "leaves_of_fields",
     "parse_footer",
     "read_footers",
     "stat_file",
@@ -169,7 +169,7 @@ def footer_length(path: str, nbytes: int, tail: bytes) -> int:
     return length
 
 
-def parse_footer(path: str, content: bytes) -> pq.FileMetaData:
+def parse_footer(path: str, content: bytes) -> tuple[pq.FileMetaData, pa.Schema]:
     """Parse a footer.
 
     Parameters
@@ -181,8 +181,11 @@ def parse_footer(path: str, content: bytes) -> pq.FileMetaData:
 
     Returns
     -------
-    pq.FileMetaData
+    metadata : pq.FileMetaData
         As Arrow has it.
+    schema : pa.Schema
+        The columns. `metadata.schema` would do, but the two refer to each other: their memory, megabytes for wide
+        tables, then waits for the garbage collector, which sees two small objects.
 
     Raises
     ------
@@ -192,32 +195,14 @@ def parse_footer(path: str, content: bytes) -> pq.FileMetaData:
     try:
         # The parser wants a file that starts with the magic bytes; the pages between are not looked at.
         metadata = pq.read_metadata(io.BytesIO(MAGIC + content))
-        arrow_schema(metadata)
+        schema = pq.ParquetFile(io.BytesIO(MAGIC), metadata=metadata).schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} has a damaged footer: {error}; write it again") from error
-    return metadata
+    return metadata, schema
 
 
-def arrow_schema(metadata: pq.FileMetaData) -> pa.Schema:
-    """Return the columns of a footer.
-
-    Parameters
-    ----------
-    metadata : pq.FileMetaData
-        The footer, parsed.
-
-    Returns
-    -------
-    pa.Schema
-        As Arrow reads them. `metadata.schema` would do, but the two refer to each other: their memory, megabytes for
-        wide tables, then waits for the garbage collector, which sees two small objects.
-    """
-    schema: pa.Schema = pq.ParquetFile(io.BytesIO(MAGIC), metadata=metadata).schema_arrow
-    return schema
-
-
-def field_of_leaf(schema: pa.Schema) -> list[int]:
-    """Number the fields that Parquet's columns belong to: a struct has one column for each part.
+def leaves_of_fields(schema: pa.Schema) -> list[list[int]]:
+    """Number the columns of Parquet that fields consist of: a struct has one for each part.
 
     Parameters
     ----------
@@ -226,10 +211,11 @@ def field_of_leaf(schema: pa.Schema) -> list[int]:
 
     Returns
     -------
-    list of int
-        For each of Parquet's columns, the field.
+    list of list of int
+        For each field, its columns.
     """
-    return [at for at, field in enumerate(schema) for _ in range(_num_leaves(field.type))]
+    ends = list(accumulate((_num_leaves(field.type) for field in schema), initial=0))
+    return [list(range(*bounds)) for bounds in pairwise(ends)]
 
 
 def _read_footer(path: str) -> tuple[str, str, bytes]:
@@ -312,9 +298,8 @@ def _tail(file: Any, nbytes: int, length: int) -> bytes:
 
 def _parsed(path: str, version: str, content: bytes) -> Footer:
     """Turn a footer into arrays: its own objects take far more memory."""
-    metadata = parse_footer(path, content)
-    schema = arrow_schema(metadata)
-    fields = field_of_leaf(schema)
+    metadata, schema = parse_footer(path, content)
+    fields = [at for at, leaves in enumerate(leaves_of_fields(schema)) for _ in leaves]
     assert len(fields) == metadata.num_columns, f"{path}: {schema} has {metadata.num_columns} columns in Parquet"
     counted = {
         at for at, field in enumerate(schema) if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources.columns import checked_columns
-from dtk.sources.footers import Footer, read_footers
+from dtk.sources.footers import Footer, leaves_of_fields, read_footers
 from dtk.sources.hive import hive_schema, hive_table
 from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, opened_file, unchanged
 from dtk.sources.parquet_facts import parquet_changes, parquet_facts, parquet_identity
@@ -71,6 +71,8 @@ class ParquetSource:
         Columns of text that are read as codes of a dictionary.
     remote_cost : FetchCost or None
         What fetching the chunks takes; None for local files.
+    leaves : mapping of str to list of int
+        Of remote files: for each column that lies in them, the numbers of Parquet's columns that it consists of.
     kept_nbytes : int
         Bytes of footers that a process keeps from one read to the next.
     """
@@ -91,6 +93,7 @@ class ParquetSource:
     hive: Mapping[str, pa.Array]
     as_dictionaries: tuple[str, ...] = ()
     remote_cost: FetchCost | None = None
+    leaves: Mapping[str, list[int]] = field(default_factory=dict)
     kept_nbytes: int = 0
 
     @classmethod
@@ -165,8 +168,10 @@ class ParquetSource:
         kept = checked_columns(columns, schema.names)
         schema = pa.schema([schema.field(name) for name in kept], metadata=schema.metadata)
         groups = RowGroups.chosen(footers, [name for name in kept if name not in hive], row_groups)
-        cost, are_kept = None, are_all_kept(footers)
+        cost, leaves, are_kept = None, {}, are_all_kept(footers)
         if filesystem is not None:
+            parts = dict(zip(footers[0].schema.names, leaves_of_fields(footers[0].schema), strict=True))
+            leaves = {name: parts[name] for name in kept if name not in hive}
             cost = fetch_cost(remote_files(filesystem), footers, kept, groups.of_files, are_kept=are_kept)
         of_directories = {name for name, values in hive.items() if values.null_count}
         nullable = frozenset(of_directories.union(*(footer.nullable for footer in footers)))
@@ -188,6 +193,7 @@ class ParquetSource:
             nullable=nullable & set(kept),
             hive=hive,
             remote_cost=cost,
+            leaves=leaves,
             kept_nbytes=kept_nbytes(footers),
         )
 
@@ -267,7 +273,8 @@ class ParquetSource:
             return []
         path, version = self._place(chunk)
         groups, (_, stored) = self._groups(chunk), self._wanted(columns)
-        return [start_row_groups(remote_files(self.filesystem), path, version, groups, stored, FOOTERS)]
+        leaves = [leaf for name in stored for leaf in self.leaves[name]]
+        return [start_row_groups(remote_files(self.filesystem), path, version, groups, leaves, FOOTERS)]
 
     def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from dtk.errors import FetchError
 from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
-from dtk.sources.footers import Footer, arrow_schema, field_of_leaf, footer_bytes, parse_footer
+from dtk.sources.footers import Footer, footer_bytes, parse_footer
 from dtk.sources.kept_files import parsed_nbytes
 from dtk.sources.remote import FetchCost, Retries
 from dtk.sources.remote_files import RemoteFiles, SharedTask
@@ -101,7 +101,7 @@ class _KeptFooters(Protocol):
 
 
 def start_row_groups(
-    files: RemoteFiles, path: str, version: str, groups: Sequence[int], columns: Sequence[str], kept: _KeptFooters
+    files: RemoteFiles, path: str, version: str, groups: Sequence[int], leaves: Sequence[int], kept: _KeptFooters
 ) -> Future[RowGroupBytes]:
     """Start to fetch row groups of a file.
 
@@ -115,8 +115,8 @@ def start_row_groups(
         What it was when it was opened; another one is refused.
     groups : sequence of int
         The row groups within the file.
-    columns : sequence of str
-        Which columns.
+    leaves : sequence of int
+        Which of Parquet's columns, of which a struct has several.
     kept : object
         Footers by path and version, with ``get`` and ``put``.
 
@@ -125,15 +125,15 @@ def start_row_groups(
     concurrent.futures.Future
         Raises `DataError` where the file was changed, `FetchError` where the store does not give it.
     """
-    return files.fetcher.start(_row_groups, files, path, version, groups, columns, kept)
+    return files.fetcher.start(_row_groups, files, path, version, groups, leaves, kept)
 
 
 async def _row_groups(
-    files: RemoteFiles, path: str, version: str, groups: Sequence[int], columns: Sequence[str], kept: _KeptFooters
+    files: RemoteFiles, path: str, version: str, groups: Sequence[int], leaves: Sequence[int], kept: _KeptFooters
 ) -> RowGroupBytes:
     try:
         footer = kept.get(_key(files, path, version)) or await _shared_footer(files, path, version, kept)
-        parts = await files.ranges(path, column_spans(footer, groups, columns), version)
+        parts = await files.ranges(path, column_spans(footer, groups, leaves), version)
     except FetchError:
         with suppress(FetchError):  # that a file was changed says more
             await files.check_version(path, version, _ONCE)
@@ -162,7 +162,7 @@ async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _Kep
 
 
 async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
-    footer = parse_footer(path, await footer_bytes(files, path, version))
+    footer, _ = parse_footer(path, await footer_bytes(files, path, version))
     kept.put(_key(files, path, version), footer)
     return footer
 
@@ -171,7 +171,7 @@ def _key(files: RemoteFiles, path: str, version: str) -> tuple[str, str]:
     return f"{files.token}\0{path}", version
 
 
-def column_spans(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequence[str]) -> list[Span]:
+def column_spans(footer: pq.FileMetaData, groups: Sequence[int], leaves: Sequence[int]) -> list[Span]:
     """Find where the columns of row groups lie in their file.
 
     Parameters
@@ -180,17 +180,14 @@ def column_spans(footer: pq.FileMetaData, groups: Sequence[int], columns: Sequen
         The file's.
     groups : sequence of int
         The row groups.
-    columns : sequence of str
-        Which columns.
+    leaves : sequence of int
+        Which of Parquet's columns.
 
     Returns
     -------
     list of (int, int)
-        First byte, and the one after the last; for each stored column, of which a struct has several.
+        First byte, and the one after the last; row group after row group.
     """
-    schema = arrow_schema(footer)
-    wanted = {schema.get_field_index(name) for name in columns}
-    leaves = [leaf for leaf, field in enumerate(field_of_leaf(schema)) if field in wanted]
     spans = []
     for row_group in map(footer.row_group, groups):
         for leaf in leaves:

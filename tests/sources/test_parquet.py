@@ -18,7 +18,7 @@ import pytest
 
 from dtk.errors import ArgumentError, DataError, NotFoundError
 from dtk.sources import ParquetSource, Source, TableSource, as_source, chunk_groups, counted
-from dtk.sources.footers import read_footers
+from dtk.sources.footers import leaves_of_fields, read_footers
 from dtk.sources.kept_files import FOOTERS, KEPT_FILES, _Bounded, kept_nbytes
 
 
@@ -279,6 +279,7 @@ def test_columns_after_an_extension_type_are_not_another_ones(tmp_path):
     group = pq.read_metadata(tmp_path / "a.parquet").row_group(0)
     sizes = [group.column(number).total_compressed_size for number in range(4)]
     assert source.nullable == {"n"}
+    assert leaves_of_fields(source.schema) == [[0, 1], [2], [3]]
     assert as_source(tmp_path / "a.parquet", ["n"]).chunk_nbytes.tolist() == [sizes[3]]
     assert as_source(tmp_path / "a.parquet", ["between"]).chunk_nbytes.tolist() == [sizes[0] + sizes[1]]
 

@@ -142,7 +142,7 @@ class GridEncoder:
             raise ArgumentError(f"{argument}={names!r} have no samples: none has the dimension {source.dim!r}")
         dims = _shared_dims(self._inputs, argument)
         self.fields = {"inputs": Field(_FLOAT, _shape(self._inputs, dims, argument)), **self._labels.fields}
-        self.fields.setdefault("weight", Field(_FLOAT))
+        self.fields.setdefault("weight", Field(_FLOAT, constant=1.0))
         self.columns = tuple(dict.fromkeys([*(one.name for one in self._inputs), *self._labels.columns]))
         self.static_shape = _shape(static, dims, argument, source.dim) if static else ()
         self._static = static
@@ -158,7 +158,7 @@ class GridEncoder:
         Returns
         -------
         mapping of str to numpy.ndarray or Joined
-            For each field ``[samples, *field.shape]``.
+            For each field that is no constant ``[samples, *field.shape]``.
 
         Raises
         ------
@@ -166,7 +166,7 @@ class GridEncoder:
             If a weight, or a target of one number a sample, is NaN or infinite, or a weight negative.
         """
         inputs = Joined([block.arrays[variable.name] for variable in self._inputs])
-        return {"inputs": inputs, "weight": np.ones(block.num_rows, _FLOAT), **self._labels.pack(block)}
+        return {"inputs": inputs, **self._labels.pack(block)}
 
     def static(self, source: ArraySource) -> NDArray[np.float32] | None:
         """Read the variables that all samples share.

@@ -63,7 +63,7 @@ class WindowEncoder:
                 field = share.encoder.fields[inner]
                 rows = () if name in single else (len(offsets),)
                 self.fields[name] = Field(field.dtype, (*rows, *field.shape))
-        self.fields.setdefault("weight", Field(np.dtype(np.float32)))
+        self.fields.setdefault("weight", Field(np.dtype(np.float32), constant=1.0))
         self.columns = tuple(dict.fromkeys(name for share in self._shares for name in share.encoder.columns))
 
     @property
@@ -89,14 +89,14 @@ class WindowEncoder:
         Returns
         -------
         mapping of str to numpy.ndarray or Windows
-            For each field ``[windows, *field.shape]``.
+            For each field that is no constant ``[windows, *field.shape]``.
 
         Raises
         ------
         DataError
             If a target or a weight is null, NaN or infinite, or a weight negative.
         """
-        packed: dict[str, NDArray[Any] | Windows] = {"weight": np.ones(block.num_rows, np.float32)}
+        packed: dict[str, NDArray[Any] | Windows] = {}
         for share in self._shares:
             used = sorted({offset for _, offsets in share.fields.values() for offset in offsets})
             first = int(block.starts[0]) + used[0]

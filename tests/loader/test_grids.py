@@ -233,6 +233,7 @@ def test_static_variables_are_planned_and_may_be_changed_in_a_copy(tmp_path):
         static_nbytes = 11 * 64 * 64 * 4
         assert plan.kept_nbytes == static_nbytes
         assert without.kept_nbytes == 0
+        assert plan.fields["weight"].constant == 1  # packed by nobody
         assert plan.pool_rows <= without.pool_rows
         with pytest.raises(MemoryLimitError, match=r"static variables \(176\.0 KiB\)"):
             next(iter(Loader(path, window=window, **{**options, "memory": "300 KiB"})))

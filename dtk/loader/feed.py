@@ -111,7 +111,7 @@ class Feed:
             order, epoch, rank, ranks, ring_steps=ring_steps, lead_steps=plan.lead_steps(ranks), start=start
         )
         reader = Reader(
-            source=planned.source,
+            source=planned.joined(),
             encoder=planned.encoder,
             order=order,
             schedule=schedule,

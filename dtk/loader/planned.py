@@ -13,6 +13,7 @@ from dtk.errors import ArgumentError
 from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.intake import Intake
+from dtk.loader.joining import joined_source
 from dtk.loader.kept import KeptTable
 from dtk.loader.plan import Plan
 from dtk.loader.planning import make_plan
@@ -52,6 +53,7 @@ class Planned:
     memory_nbytes: int
     sampling: Sampling | None = None
     plan: Plan | None = None
+    _joined: Source | ArraySource | WindowSource | None = field(default=None, init=False)
     _kept: KeptTable | None = field(default=None, init=False)
     _static: dict[str, torch.Tensor] | None = field(default=None, init=False)
 
@@ -143,7 +145,20 @@ class Planned:
         plan = self._make(ranks, dict(state["order"]))
         if state["step"] > plan.num_steps:
             raise ArgumentError(f"state is at step {state['step']} of epoch {state['epoch']}, where there is none")
-        self.plan = plan
+        self.plan, self._joined = plan, None
+
+    def joined(self) -> Source | ArraySource | WindowSource:
+        """Return what is read by the plan, which was made before.
+
+        Returns
+        -------
+        Source, ArraySource or WindowSource
+            The source, small row groups joined as the order has them; joined at the first call.
+        """
+        assert self.plan is not None
+        if self._joined is None:
+            self._joined, _ = joined_source(self.source, self.plan.order.join_rows, self.sampling)
+        return self._joined
 
     def is_small(self, ranks: int) -> bool:
         """Tell whether all samples are encoded once and kept.
@@ -195,7 +210,7 @@ class Planned:
 
     def __getstate__(self) -> dict[str, Any]:
         self.count()  # once, and not in each rank
-        return {**self.__dict__, "_kept": None, "_static": None}
+        return {**self.__dict__, "_joined": None, "_kept": None, "_static": None}
 
     def __copy__(self) -> Planned:
         other = object.__new__(type(self))

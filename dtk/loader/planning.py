@@ -98,7 +98,10 @@ def make_plan(
         join_rows = _choose_join_rows(source, encoder, sampling, global_batch_size, memory_limit_nbytes)
     else:
         join_rows = parameters.get("join_rows")  # which states had none of at first
-    source, chunk_weights = joined_source(source, join_rows, sampling)
+    joined, chunk_weights = joined_source(source, join_rows, sampling)
+    if join_rows is not None and joined.num_chunks == source.num_chunks:
+        join_rows = None  # no small ones follow each other
+    source = joined
     chunk_rows = np.asarray(source.chunk_rows, np.int64)
     costs = _costs(source, encoder, sampling, memory_limit_nbytes)
     if parameters is None:
@@ -177,9 +180,7 @@ def _choose_join_rows(
         return None  # whatever the pool is
     costs = _costs(source, encoder, sampling, limit_nbytes)
     num_shards, fill_rows = _choose(chunk_rows, batch, _row_nbytes(encoder), costs.room_nbytes, shuffle=True)
-    join_rows = choose_join_rows(min(num_shards * fill_rows, total), costs.slice_rows)
-    joined, _ = joined_source(source, join_rows, sampling)
-    return join_rows if joined.num_chunks < source.num_chunks else None
+    return choose_join_rows(min(num_shards * fill_rows, total), costs.slice_rows)
 
 
 def _row_nbytes(encoder: Encoder | GridEncoder | WindowEncoder) -> int:

@@ -15,7 +15,6 @@ from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.loader.ahead import Ahead, give_up
 from dtk.loader.encoder import LabelledEncoder
 from dtk.loader.grids import GridEncoder
-from dtk.loader.joining import joined_source
 from dtk.loader.order import Order
 from dtk.loader.plan import streamed
 from dtk.loader.ring import Ring
@@ -42,7 +41,7 @@ class Reader:
     Parameters
     ----------
     source : Source, ArraySource or WindowSource
-        Where the chunks are read; small row groups are joined here as the order wants it.
+        Where the chunks are read, which are those of the order.
     encoder : LabelledEncoder, GridEncoder or WindowEncoder
         What makes arrays of their rows.
     order : Order
@@ -101,7 +100,6 @@ class Reader:
         scratches: list[Scratch],
         sampling: Sampling | None = None,
     ) -> None:
-        source, _ = joined_source(source, order.join_rows, sampling)
         self._source, self._encoder, self._ring = source, encoder, ring
         self._schedule = schedule
         self._columns = list(encoder.columns)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import os
 import struct
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import product
-from threading import Lock
 from typing import Any, Final
 
 import numpy as np
@@ -22,7 +19,6 @@ from numpy.typing import NDArray
 
 from dtk.errors import DataError
 from dtk.sources.byte_ranges import REQUEST_NBYTES
-from dtk.sources.chunk_codecs import Decode, decoder
 from dtk.sources.forks import of_this_process
 from dtk.sources.remote import FetchCost, gathered
 from dtk.sources.remote_zarr import (
@@ -35,14 +31,13 @@ from dtk.sources.remote_zarr import (
     start_objects,
     store_fetcher,
 )
-from dtk.sources.shards import ShardIndex
 from dtk.sources.whole_store import refuse_absent
+from dtk.sources.zarr_layout import ZarrLayout, zarr_layout
 
 __all__ = ["Region", "Scratch", "fetch_region", "read_region", "region_cost", "stored_chunk_nbytes"]
 
 Region = tuple[slice, ...]
 
-_KEPT_INDICES: Final = 1024
 _SAMPLED_CHUNKS: Final = 16
 
 
@@ -76,18 +71,6 @@ class Scratch:
         return buffer[:nbytes].view(dtype).reshape(tuple(shape))
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How an array whose codecs are known lies in its store."""
-
-    dtype: np.dtype[Any]
-    fill_value: Any
-    outer: tuple[int, ...]  # the shape of what is one object in the store
-    inner: tuple[int, ...]  # the shape of what is decoded at once; the same without shards
-    decode: Decode
-    index: ShardIndex | None = None  # None without shards
-
-
 def fetch_region(array: zarr.Array[Any], region: Region, object_nbytes: float | None = None) -> Future[Objects]:
     """Start to fetch the objects of a part of an array.
 
@@ -105,7 +88,7 @@ def fetch_region(array: zarr.Array[Any], region: Region, object_nbytes: float | 
     concurrent.futures.Future
         For `read_region`.
     """
-    layout = _layout(array)
+    layout = zarr_layout(array)
     outer = layout.outer if layout else tuple(array.shards or array.chunks)
     parts = {_path(array, cell): _shard_part(layout, cell, region) for cell in _cells(region, outer)}
     if object_nbytes is None:
@@ -142,7 +125,7 @@ def read_region(
     FetchError
         If a remote store does not give it.
     """
-    layout = _layout(array)
+    layout = zarr_layout(array)
     if fetched is None and is_remote(array.store_path.store):
         fetched = fetch_region(array, region)
     objects = None if fetched is None else fetched.result()
@@ -191,7 +174,7 @@ def region_cost(
     FetchCost
         By run.
     """
-    layout, sizes = _layout(array), array.shards or array.chunks
+    layout, sizes = zarr_layout(array), array.shards or array.chunks
     first, size = region[axis].start, sizes[axis]
     others = [len(range(part.start // step, -(-part.stop // step))) for part, step in zip(region, sizes, strict=True)]
     others[axis] = 1
@@ -210,7 +193,7 @@ def _path(array: zarr.Array[Any], cell: tuple[int, ...]) -> str:
     return f"{array.store_path.path}/{key}" if array.store_path.path else key
 
 
-def _shard_part(layout: _Layout | None, cell: tuple[int, ...], region: Region) -> ShardPart | None:
+def _shard_part(layout: ZarrLayout | None, cell: tuple[int, ...], region: Region) -> ShardPart | None:
     """Choose the chunks of a shard to fetch; None for all of it, which is one request, where most are wanted."""
     if layout is None or layout.index is None:
         return None
@@ -218,7 +201,7 @@ def _shard_part(layout: _Layout | None, cell: tuple[int, ...], region: Region) -
     return ShardPart(layout.index, wanted) if 2 * len(wanted) <= int(np.prod(layout.index.grid)) else None
 
 
-def _within(layout: _Layout, cell: tuple[int, ...], region: Region) -> Region:
+def _within(layout: ZarrLayout, cell: tuple[int, ...], region: Region) -> Region:
     """Return the part of a region that lies in a shard, counted from where the shard begins."""
     return tuple(
         slice(max(part.start - number * size, 0), min(part.stop - number * size, size))
@@ -256,7 +239,7 @@ def _cells(region: Region, chunk: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
 
 
 def _place(
-    layout: _Layout,
+    layout: ZarrLayout,
     cell: tuple[int, ...],
     encoded: Object,
     region: Region,
@@ -280,7 +263,7 @@ def _box(origin: Sequence[int], shape: tuple[int, ...]) -> Region:
 
 
 def _decode(
-    layout: _Layout,
+    layout: ZarrLayout,
     cell: Region,
     encoded: memoryview | None,
     region: Region,
@@ -332,66 +315,6 @@ def _get(store: Any, path: str, scratch: Scratch) -> memoryview | None:
 
     found = sync(store.get(path, prototype=default_buffer_prototype()))
     return None if found is None else memoryview(found.as_numpy_array()).cast("B")
-
-
-_layouts: OrderedDict[int, tuple[Any, _Layout | None]] = OrderedDict()  # by the id of metadata, which they keep alive
-_lock = Lock()
-
-
-def _layout(array: zarr.Array[Any]) -> _Layout | None:
-    """Return how an array lies in its store; None where zarr's own pipeline has to read it."""
-    metadata = array.metadata
-    with _lock:
-        if id(metadata) in _layouts:
-            return _layouts[id(metadata)][1]
-    layout = _layout_v2(array) if metadata.zarr_format == 2 else _layout_v3(array)
-    with _lock:
-        _layouts[id(metadata)] = metadata, layout
-        if len(_layouts) > _KEPT_INDICES:
-            _layouts.popitem(last=False)
-    return layout
-
-
-def _layout_v2(array: zarr.Array[Any]) -> _Layout | None:
-    metadata: Any = array.metadata
-    decode = decoder(None if metadata.compressor is None else metadata.compressor.codec_id)
-    if decode is None or metadata.filters or not _is_plain(array.dtype) or (metadata.order != "C" and array.ndim > 1):
-        return None
-    fill = 0 if metadata.fill_value is None else metadata.fill_value
-    return _Layout(array.dtype, fill, tuple(array.chunks), tuple(array.chunks), decode)
-
-
-def _layout_v3(array: zarr.Array[Any]) -> _Layout | None:
-    metadata: Any = array.metadata
-    codecs = list(metadata.codecs)
-    outer = inner = tuple(array.shards or array.chunks)
-    index = None
-    if array.shards is not None:
-        sharding = codecs[0]
-        names = [type(codec).__name__ for codec in getattr(sharding, "index_codecs", ())]
-        if names not in (["BytesCodec"], ["BytesCodec", "Crc32cCodec"]) or not _is_little(sharding.index_codecs[0]):
-            return None
-        inner, codecs = tuple(sharding.chunk_shape), list(sharding.codecs)
-        grid = tuple(-(-whole // part) for whole, part in zip(outer, inner, strict=True))
-        chunk_nbytes = int(np.prod(inner, dtype=np.int64)) * array.dtype.itemsize
-        index = ShardIndex(grid, sharding.index_location.value == "start", len(names) == 2, chunk_nbytes)
-    names = [type(codec).__name__ for codec in codecs]
-    is_summed = names[-1] == "Crc32cCodec"
-    names = names[: len(names) - is_summed]
-    decode = decoder(names[1].removesuffix("Codec").lower() if len(names) > 1 else None, is_summed=is_summed)
-    if names[0] != "BytesCodec" or len(names) > 2 or decode is None or not _is_plain(array.dtype):
-        return None
-    if not _is_little(codecs[0]):
-        return None
-    return _Layout(array.dtype, metadata.fill_value, outer, inner, decode, index)
-
-
-def _is_little(codec: Any) -> bool:
-    return getattr(getattr(codec, "endian", None), "value", "little") == "little"
-
-
-def _is_plain(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind in "fiub" and dtype.isnative
 
 
 def stored_chunk_nbytes(array: zarr.Array[Any]) -> float:

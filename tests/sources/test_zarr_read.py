@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numcodecs import LZ4, Blosc, Zlib, Zstd
 
 from dtk.errors import DataError
-from dtk.sources import chunk_codecs, zarr_read
+from dtk.sources import chunk_codecs
+from dtk.sources.zarr_layout import zarr_layout
 from dtk.sources.zarr_read import Scratch, read_region, stored_chunk_nbytes
 
 V2 = [None, Blosc("lz4"), Blosc("zstd", shuffle=Blosc.BITSHUFFLE), Zstd(), LZ4(), Zlib()]
@@ -52,7 +53,7 @@ def arrays(draw):
 @given(arrays(), st.data())
 def test_every_region_equals_zarr(made, data):
     array, values, is_fast = made
-    assert (zarr_read._layout(array) is not None) == is_fast
+    assert (zarr_layout(array) is not None) == is_fast
     scratch = Scratch()
     for _ in range(3):
         region = []
@@ -75,7 +76,7 @@ def test_an_index_at_the_start_of_a_shard(tmp_path):
     out = np.zeros((8, 6), "f4")
     read_region(array, (slice(0, 8), slice(0, 6)), out, Scratch())
     np.testing.assert_array_equal(out, np.arange(48).reshape(8, 6))
-    assert zarr_read._layout(array) is not None
+    assert zarr_layout(array) is not None
 
 
 def test_a_store_in_memory_is_read_too():

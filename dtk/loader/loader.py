@@ -73,7 +73,8 @@ class Loader:
         The number of ranks; if None, from the process group, else from ``WORLD_SIZE``, else 1.
     read_threads : int, optional
         Threads that read; if None, the processor's cores by the ranks of this host, at most 4. Where the footers of
-        Parquet files are larger than 8 MiB together, each beyond 4 keeps about 2 MiB of them on top of the plan.
+        Parquet files are larger together than 8 MiB and an eighth of `memory`, each beyond 4 keeps about 2 MiB of them
+        on top of the plan.
     copy : bool
         Whether a batch stays valid; otherwise only until the next one is asked for.
     collate : callable, optional

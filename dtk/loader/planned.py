@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import torch
@@ -20,9 +20,10 @@ from dtk.loader.planning import make_plan
 from dtk.loader.sampling import Sampling
 from dtk.loader.state import check_state
 from dtk.loader.windows import WindowEncoder
-from dtk.sources import Source, TableSource
+from dtk.sources import ExpressionSource, ParquetSource, Source, TableSource
 from dtk.sources.arrays import ArraySource
 from dtk.sources.counting import count, with_rows
+from dtk.sources.kept_files import footers_limit_nbytes
 from dtk.sources.windows import WindowSource
 
 __all__ = ["Planned"]
@@ -56,6 +57,10 @@ class Planned:
     _joined: Source | ArraySource | WindowSource | None = field(default=None, init=False)
     _kept: KeptTable | None = field(default=None, init=False)
     _static: dict[str, torch.Tensor] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        source = _keeping(self.taken.source, footers_limit_nbytes(self.memory_nbytes))
+        self.taken = replace(self.taken, source=source)
 
     @property
     def source(self) -> Source | ArraySource | WindowSource:
@@ -227,3 +232,10 @@ class Planned:
             ranks=ranks,
             **self.arguments,
         )
+
+
+def _keeping(source: Any, limit_nbytes: int) -> Any:
+    """Let a source keep footers of so many bytes."""
+    if isinstance(source, WindowSource | ExpressionSource):
+        return replace(source, base=_keeping(source.base, limit_nbytes))
+    return replace(source, footers_limit_nbytes=limit_nbytes) if isinstance(source, ParquetSource) else source

@@ -9,22 +9,36 @@ from __future__ import annotations
 import mmap
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dtk.errors import DataError
 from dtk.sources.footers import Footer, stat_file
 
-__all__ = ["FOOTERS", "KEPT_FILES", "are_all_kept", "kept_nbytes", "opened_file", "parsed_nbytes", "unchanged"]
+__all__ = [
+    "FOOTERS",
+    "KEPT_FILES",
+    "LEAST_FOOTERS_NBYTES",
+    "footers_limit_nbytes",
+    "kept_nbytes",
+    "opened_file",
+    "parsed_nbytes",
+    "unchanged",
+]
 
 KEPT_FILES: Final = 8
 """Local files that a thread has open, at most."""
 
-_FOOTERS_NBYTES: Final = 8 << 20  # of a process
+LEAST_FOOTERS_NBYTES: Final = 8 << 20
+"""Of the footers that a process keeps, if no loader allows for more."""
+
+_SHARE: Final = 8  # of what a loader may take
 _FILES_NBYTES: Final = 2 << 20  # of the footers of a thread's open files
 _COLUMN_NBYTES: Final = 800  # of a parsed footer, for a column of a row group
 _THREADS: Final = 4  # that read by default, at most: the plan must not depend on how many cores there are
@@ -41,9 +55,9 @@ def _footer_nbytes(footer: pq.FileMetaData) -> int:
 class _Bounded(Generic[Value]):
     """The values that were used last, of some bytes together; at least one."""
 
-    def __init__(self, limit_nbytes: int, nbytes_of: Callable[[Value], int], most: int | None = None) -> None:
+    def __init__(self, nbytes_of: Callable[[Value], int], most: int | None = None) -> None:
         self._kept: OrderedDict[Any, Value] = OrderedDict()
-        self._limit_nbytes, self._nbytes_of, self._most = limit_nbytes, nbytes_of, most
+        self._nbytes_of, self._most = nbytes_of, most
         self._nbytes = 0
 
     def get(self, key: Any) -> Value | None:
@@ -51,11 +65,11 @@ class _Bounded(Generic[Value]):
             self._kept.move_to_end(key)
         return self._kept.get(key)
 
-    def put(self, key: Any, value: Value) -> None:
+    def put(self, key: Any, value: Value, limit_nbytes: int) -> None:
         self._discard(key)
         self._kept[key] = value
         self._nbytes += self._nbytes_of(value)
-        while len(self._kept) > 1 and (self._nbytes > self._limit_nbytes or len(self._kept) > (self._most or 2**31)):
+        while len(self._kept) > 1 and (self._nbytes > limit_nbytes or len(self._kept) > (self._most or 2**31)):
             self._discard(next(iter(self._kept)))
 
     def _discard(self, key: Any) -> None:
@@ -86,7 +100,7 @@ class _Footers:
         with self._lock:
             return self._kept.get(key)
 
-    def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None:
+    def put(self, key: tuple[str, str], footer: pq.FileMetaData, limit_nbytes: int) -> None:
         """Keep the footer of a file.
 
         Parameters
@@ -95,21 +109,23 @@ class _Footers:
             Its path and version.
         footer : pq.FileMetaData
             The footer.
+        limit_nbytes : int
+            Bytes that it may take with those that are kept already; the ones that were not used for longest go.
         """
         with self._lock:
-            self._kept.put(key, footer)
+            self._kept.put(key, footer, limit_nbytes)
 
     def clear(self) -> None:
         """Keep none."""
         with self._lock:
-            self._kept = _Bounded[pq.FileMetaData](_FOOTERS_NBYTES, _footer_nbytes)
+            self._kept = _Bounded[pq.FileMetaData](_footer_nbytes)
 
 
 class _Thread(threading.local):
     """The local files that a thread read last, mapped into memory: to open one costs a twentieth of a read."""
 
     def __init__(self) -> None:
-        self.files = _Bounded[_MappedFile](_FILES_NBYTES, lambda file: _footer_nbytes(file[1].metadata), KEPT_FILES)
+        self.files = _Bounded[_MappedFile](lambda file: _footer_nbytes(file[1].metadata), KEPT_FILES)
 
 
 FOOTERS: Final = _Footers()
@@ -118,7 +134,7 @@ _THREAD: Final = _Thread()
 
 @contextmanager
 def opened_file(
-    path: str, version: str, as_dictionaries: tuple[str, ...], *, is_kept: bool = True
+    path: str, version: str, as_dictionaries: tuple[str, ...], limit_nbytes: int, *, is_kept: bool = True
 ) -> Iterator[pq.ParquetFile]:
     """Open a local file, mapped into memory, for one read.
 
@@ -130,6 +146,8 @@ def opened_file(
         Its size and time.
     as_dictionaries : tuple of str
         Columns that are read as codes of a dictionary.
+    limit_nbytes : int
+        Bytes of all footers that the process may keep.
     is_kept : bool
         Whether to take it up where this thread has it open, and to keep it so; only this thread may then use it.
 
@@ -141,15 +159,15 @@ def opened_file(
     key = path, version, as_dictionaries
     kept = _THREAD.files.get(key) if is_kept else None
     if kept is None:
-        kept = _map(*key)
+        kept = _map(*key, limit_nbytes)
         if is_kept:
-            _THREAD.files.put(key, kept)
+            _THREAD.files.put(key, kept, _FILES_NBYTES)
     mapped, opened = kept
     yield opened
     mapped.madvise(mmap.MADV_DONTNEED)  # else the pages that were read stay: memory that grows with the data
 
 
-def _map(path: str, version: str, as_dictionaries: tuple[str, ...]) -> _MappedFile:
+def _map(path: str, version: str, as_dictionaries: tuple[str, ...], limit_nbytes: int) -> _MappedFile:
     with open(path, "rb") as file:
         mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     footer = FOOTERS.get((path, version))
@@ -158,7 +176,7 @@ def _map(path: str, version: str, as_dictionaries: tuple[str, ...]) -> _MappedFi
         content, metadata=footer, read_dictionary=list(as_dictionaries), page_checksum_verification=True
     )
     if footer is None:
-        FOOTERS.put((path, version), opened.metadata)
+        FOOTERS.put((path, version), opened.metadata, limit_nbytes)
     return mapped, opened
 
 
@@ -194,20 +212,20 @@ def _check_version(path: str, version: str) -> None:
         raise DataError(f"{path} was changed since it was opened; open the data again")
 
 
-def are_all_kept(footers: Sequence[Footer]) -> bool:
-    """Tell whether the footers of all files stay in memory.
+def footers_limit_nbytes(memory_nbytes: int) -> int:
+    """Return how much of a loader's memory footers may take.
 
     Parameters
     ----------
-    footers : sequence of Footer
-        Of the files.
+    memory_nbytes : int
+        Bytes that the loader may take.
 
     Returns
     -------
-    bool
-        False where some are parsed anew when a file is read again.
+    int
+        Bytes of all footers that are kept in its process.
     """
-    return _COLUMN_NBYTES * sum(footer.column_nbytes.size for footer in footers) <= _FOOTERS_NBYTES
+    return max(LEAST_FOOTERS_NBYTES, memory_nbytes // _SHARE)
 
 
 def parsed_nbytes(footer: Footer) -> int:
@@ -226,20 +244,21 @@ def parsed_nbytes(footer: Footer) -> int:
     return _COLUMN_NBYTES * footer.column_nbytes.size
 
 
-def kept_nbytes(footers: Sequence[Footer]) -> int:
+def kept_nbytes(footer_nbytes: npt.NDArray[np.int64], limit_nbytes: int) -> int:
     """Return what is kept at most while files are read.
 
     Parameters
     ----------
-    footers : sequence of Footer
-        Of the files.
+    footer_nbytes : numpy.ndarray
+        An int64 ``[files]``: bytes of each footer as parsed.
+    limit_nbytes : int
+        Bytes of all footers that the process may keep.
 
     Returns
     -------
     int
         Bytes; 0 where it is less than a MiB.
     """
-    sizes = [_COLUMN_NBYTES * footer.column_nbytes.size for footer in footers]
-    largest = max(sizes, default=0)
-    most = min(sum(sizes), max(_FOOTERS_NBYTES, largest) + _THREADS * max(_FILES_NBYTES, largest))
+    largest = int(footer_nbytes.max(initial=0))
+    most = min(int(footer_nbytes.sum()), max(limit_nbytes, largest) + _THREADS * max(_FILES_NBYTES, largest))
     return most if most > _UNCOUNTED_NBYTES else 0

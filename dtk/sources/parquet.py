@@ -18,7 +18,7 @@ from dtk.errors import DataError, FetchError, NotFoundError
 from dtk.sources.columns import checked_columns
 from dtk.sources.footers import Footer, leaves_of_fields, read_footers
 from dtk.sources.hive import hive_schema, hive_table
-from dtk.sources.kept_files import FOOTERS, are_all_kept, kept_nbytes, opened_file, unchanged
+from dtk.sources.kept_files import LEAST_FOOTERS_NBYTES, kept_nbytes, opened_file, parsed_nbytes, unchanged
 from dtk.sources.parquet_facts import parquet_changes, parquet_facts, parquet_identity
 from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.remote_files import remote_files
@@ -67,14 +67,16 @@ class ParquetSource:
         Integer and boolean columns that may hold nulls.
     hive : mapping of str to pa.Array
         For each column that the directories' names hold, its value in each file.
+    footer_nbytes : np.ndarray
+        int64 [files]: what each footer takes in memory.
     as_dictionaries : tuple of str
         Columns of text that are read as codes of a dictionary.
     remote_cost : FetchCost or None
-        What fetching the chunks takes; None for local files.
+        What fetching the chunks takes if all footers are kept; None for local files.
     leaves : mapping of str to list of int
         Of remote files: for each column that lies in them, the numbers of Parquet's columns that it consists of.
-    kept_nbytes : int
-        Bytes of footers that a process keeps from one read to the next.
+    footers_limit_nbytes : int
+        Bytes of all footers that a process may keep from one read to the next.
     """
 
     root: str
@@ -91,10 +93,11 @@ class ParquetSource:
     decoded_nbytes: int
     nullable: frozenset[str]
     hive: Mapping[str, pa.Array]
+    footer_nbytes: npt.NDArray[np.int64]
     as_dictionaries: tuple[str, ...] = ()
     remote_cost: FetchCost | None = None
     leaves: Mapping[str, list[int]] = field(default_factory=dict)
-    kept_nbytes: int = 0
+    footers_limit_nbytes: int = LEAST_FOOTERS_NBYTES
 
     @classmethod
     def from_files(
@@ -168,11 +171,11 @@ class ParquetSource:
         kept = checked_columns(columns, schema.names)
         schema = pa.schema([schema.field(name) for name in kept], metadata=schema.metadata)
         groups = RowGroups.chosen(footers, [name for name in kept if name not in hive], row_groups)
-        cost, leaves, are_kept = None, {}, are_all_kept(footers)
+        cost, leaves = None, {}
         if filesystem is not None:
             parts = dict(zip(footers[0].schema.names, leaves_of_fields(footers[0].schema), strict=True))
             leaves = {name: parts[name] for name in kept if name not in hive}
-            cost = fetch_cost(remote_files(filesystem), footers, kept, groups.of_files, are_kept=are_kept)
+            cost = fetch_cost(remote_files(filesystem), footers, kept, groups.of_files)
         of_directories = {name for name, values in hive.items() if values.null_count}
         nullable = frozenset(of_directories.union(*(footer.nullable for footer in footers)))
         paths = [footer.path for footer in footers]
@@ -194,7 +197,7 @@ class ParquetSource:
             hive=hive,
             remote_cost=cost,
             leaves=leaves,
-            kept_nbytes=kept_nbytes(footers),
+            footer_nbytes=np.array([parsed_nbytes(footer) for footer in footers], np.int64),
         )
 
     def with_dictionaries(self) -> ParquetSource:
@@ -213,6 +216,11 @@ class ParquetSource:
     def num_chunks(self) -> int:
         """Number of row groups that have rows, or of what they are joined to."""
         return len(self.chunk_rows)
+
+    @property
+    def kept_nbytes(self) -> int:
+        """Bytes of footers that a process keeps from one read to the next."""
+        return kept_nbytes(self.footer_nbytes, self.footers_limit_nbytes)
 
     @property
     def paths(self) -> list[str]:
@@ -252,7 +260,8 @@ class ParquetSource:
         FetchCost or None
             None for local files.
         """
-        return self.remote_cost
+        are_kept = self.footer_nbytes.sum() <= self.footers_limit_nbytes
+        return self.remote_cost if self.remote_cost is None or are_kept else self.remote_cost.with_footers()
 
     def fetch(self, chunk: int, columns: Sequence[str] | None = None) -> Fetch:
         """Start to fetch what `read` will need of a remote file.
@@ -274,7 +283,8 @@ class ParquetSource:
         path, version = self._place(chunk)
         groups, (_, stored) = self._groups(chunk), self._wanted(columns)
         leaves = [leaf for name in stored for leaf in self.leaves[name]]
-        return [start_row_groups(remote_files(self.filesystem), path, version, groups, leaves, FOOTERS)]
+        files, limit = remote_files(self.filesystem), self.footers_limit_nbytes
+        return [start_row_groups(files, path, version, groups, leaves, limit)]
 
     def read(self, chunk: int, columns: Sequence[str] | None = None, *, fetched: Fetch | None = None) -> pa.Table:
         """Read a row group.
@@ -405,7 +415,7 @@ class ParquetSource:
         """Open a chunk's file for one read."""
         if not fetched:
             path, version = self._place(chunk)
-            return opened_file(path, version, self.as_dictionaries, is_kept=is_kept)
+            return opened_file(path, version, self.as_dictionaries, self.footers_limit_nbytes, is_kept=is_kept)
         content: RowGroupBytes = fetched[0].result()
         options = {"read_dictionary": list(self.as_dictionaries), "page_checksum_verification": True}
         opened: AbstractContextManager[pq.ParquetFile] = pq.ParquetFile(

@@ -92,8 +92,8 @@ class FetchCost:
         Requests that are made once, whatever the number of chunks.
     each : int
         Of the `requests`, those that a chunk makes once, however many row groups it is of.
-    each_nbytes : numpy.ndarray, optional
-        An int64 ``[chunks]``: of the `nbytes`, those of a file's footer, likewise.
+    footer_nbytes : numpy.ndarray, optional
+        An int64 ``[chunks]``: what the file's footer takes, which is fetched once; see `with_footers`.
     gap_nbytes : numpy.ndarray, optional
         An int64 ``[chunks]``: bytes between what is fetched of a row group and of the next one of its file.
     """
@@ -102,8 +102,19 @@ class FetchCost:
     requests: npt.NDArray[np.int64]
     once: int = 0
     each: int = 0
-    each_nbytes: npt.NDArray[np.int64] | None = None
+    footer_nbytes: npt.NDArray[np.int64] | None = None
     gap_nbytes: npt.NDArray[np.int64] | None = None
+
+    def with_footers(self) -> FetchCost:
+        """Return the cost where footers are too many to be kept, so that one is fetched with each chunk.
+
+        Returns
+        -------
+        FetchCost
+            Of one more request a chunk.
+        """
+        assert self.footer_nbytes is not None
+        return FetchCost(self.nbytes + self.footer_nbytes, self.requests + 1)
 
 
 class Fetcher:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from dtk.errors import FetchError
 from dtk.sources.byte_ranges import GAP_NBYTES, REQUEST_NBYTES, PartialFile, Span
 from dtk.sources.footers import Footer, footer_bytes, parse_footer
-from dtk.sources.kept_files import parsed_nbytes
+from dtk.sources.kept_files import FOOTERS, parsed_nbytes
 from dtk.sources.remote import FetchCost, Retries
 from dtk.sources.remote_files import RemoteFiles, SharedTask
 
@@ -94,14 +94,8 @@ class MissingBytes:
             future.cancel()
 
 
-class _KeptFooters(Protocol):
-    def get(self, key: tuple[str, str]) -> pq.FileMetaData | None: ...
-
-    def put(self, key: tuple[str, str], footer: pq.FileMetaData) -> None: ...
-
-
 def start_row_groups(
-    files: RemoteFiles, path: str, version: str, groups: Sequence[int], leaves: Sequence[int], kept: _KeptFooters
+    files: RemoteFiles, path: str, version: str, groups: Sequence[int], leaves: Sequence[int], limit_nbytes: int
 ) -> Future[RowGroupBytes]:
     """Start to fetch row groups of a file.
 
@@ -117,22 +111,22 @@ def start_row_groups(
         The row groups within the file.
     leaves : sequence of int
         Which of Parquet's columns, of which a struct has several.
-    kept : object
-        Footers by path and version, with ``get`` and ``put``.
+    limit_nbytes : int
+        Bytes of all footers that the process may keep.
 
     Returns
     -------
     concurrent.futures.Future
         Raises `DataError` where the file was changed, `FetchError` where the store does not give it.
     """
-    return files.fetcher.start(_row_groups, files, path, version, groups, leaves, kept)
+    return files.fetcher.start(_row_groups, files, path, version, groups, leaves, limit_nbytes)
 
 
 async def _row_groups(
-    files: RemoteFiles, path: str, version: str, groups: Sequence[int], leaves: Sequence[int], kept: _KeptFooters
+    files: RemoteFiles, path: str, version: str, groups: Sequence[int], leaves: Sequence[int], limit_nbytes: int
 ) -> RowGroupBytes:
     try:
-        footer = kept.get(_key(files, path, version)) or await _shared_footer(files, path, version, kept)
+        footer = FOOTERS.get(_key(files, path, version)) or await _shared_footer(files, path, version, limit_nbytes)
         parts = await files.ranges(path, column_spans(footer, groups, leaves), version)
     except FetchError:
         with suppress(FetchError):  # that a file was changed says more
@@ -143,11 +137,11 @@ async def _row_groups(
     return RowGroupBytes(PartialFile(int(version.partition(":")[0]), parts, missing.read), footer, missing)
 
 
-async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
+async def _shared_footer(files: RemoteFiles, path: str, version: str, limit_nbytes: int) -> pq.FileMetaData:
     """Fetch a footer once for all row groups of its file that are being fetched."""
     shared = files.footers.get((path, version))
     if shared is None or shared.task.done():
-        shared = SharedTask(asyncio.ensure_future(_footer(files, path, version, kept)))
+        shared = SharedTask(asyncio.ensure_future(_footer(files, path, version, limit_nbytes)))
         shared.task.add_done_callback(lambda task: task.cancelled() or task.exception())  # maybe nobody waits for it
         files.footers[path, version] = shared
     shared.waiting += 1
@@ -161,9 +155,9 @@ async def _shared_footer(files: RemoteFiles, path: str, version: str, kept: _Kep
                 del files.footers[path, version]
 
 
-async def _footer(files: RemoteFiles, path: str, version: str, kept: _KeptFooters) -> pq.FileMetaData:
+async def _footer(files: RemoteFiles, path: str, version: str, limit_nbytes: int) -> pq.FileMetaData:
     footer, _ = parse_footer(path, await footer_bytes(files, path, version))
-    kept.put(_key(files, path, version), footer)
+    FOOTERS.put(_key(files, path, version), footer, limit_nbytes)
     return footer
 
 
@@ -200,12 +194,7 @@ def column_spans(footer: pq.FileMetaData, groups: Sequence[int], leaves: Sequenc
 
 
 def fetch_cost(
-    files: RemoteFiles,
-    footers: Sequence[Footer],
-    columns: Sequence[str],
-    groups: Sequence[npt.NDArray[Any]],
-    *,
-    are_kept: bool,
+    files: RemoteFiles, footers: Sequence[Footer], columns: Sequence[str], groups: Sequence[npt.NDArray[Any]]
 ) -> FetchCost:
     """Estimate what fetching row groups takes.
 
@@ -219,13 +208,11 @@ def fetch_cost(
         Which columns.
     groups : sequence of numpy.ndarray
         For each file, the row groups wanted.
-    are_kept : bool
-        Whether a process keeps all footers; else they are fetched with each row group.
 
     Returns
     -------
     FetchCost
-        By row group: the columns' bytes and small gaps between them, and the footer where it comes along.
+        By row group: the columns' bytes and small gaps between them.
     """
     checks = 0 if files.tells_versions and all(footer.version for footer in footers) else 1  # is it still the same?
     nbytes, requests, gaps_after = [], [], []
@@ -245,16 +232,12 @@ def fetch_cost(
         requests.append(checks + np.maximum(runs, -(-nbytes[-1] // REQUEST_NBYTES)))
         before, after = (stops - stored)[:, at[0]], stops[:, -1] - stops[:, at[-1]]
         gaps_after.append(after + np.append(before[1:], 0))
-    each_nbytes = np.zeros(sum(map(len, groups)), np.int64)
-    if not are_kept:
-        each_nbytes += np.repeat([parsed_nbytes(footer) for footer in footers], [len(group) for group in groups])
-    footer_requests = 0 if are_kept else 1
     return FetchCost(
-        nbytes=np.concatenate(nbytes) + each_nbytes,
-        requests=np.concatenate(requests) + footer_requests,
-        once=len(footers) if are_kept else 0,
-        each=checks + footer_requests,
-        each_nbytes=each_nbytes,
+        nbytes=np.concatenate(nbytes),
+        requests=np.concatenate(requests),
+        once=len(footers),
+        each=checks,
+        footer_nbytes=np.repeat([parsed_nbytes(footer) for footer in footers], [len(group) for group in groups]),
         gap_nbytes=np.concatenate(gaps_after),
     )
 
@@ -276,11 +259,11 @@ def joined_cost(cost: FetchCost, edges: npt.NDArray[np.int64]) -> FetchCost:
     """
     first = edges[:-1]
     assert cost.gap_nbytes is not None
-    assert cost.each_nbytes is not None
+    assert cost.footer_nbytes is not None
     is_inner = np.ones(len(cost.nbytes), np.bool_)
     is_inner[edges[1:] - 1] = False
     is_fetched = is_inner & (cost.gap_nbytes <= GAP_NBYTES)
-    nbytes = np.add.reduceat(cost.nbytes - cost.each_nbytes + np.where(is_fetched, cost.gap_nbytes, 0), first)
+    nbytes = np.add.reduceat(cost.nbytes + np.where(is_fetched, cost.gap_nbytes, 0), first)
     parts = np.add.reduceat(cost.requests - cost.each - is_fetched, first)
     requests = cost.each + np.maximum(parts, -(-nbytes // REQUEST_NBYTES))
-    return replace(cost, nbytes=nbytes + cost.each_nbytes[first], requests=requests, each_nbytes=None, gap_nbytes=None)
+    return replace(cost, nbytes=nbytes, requests=requests, footer_nbytes=cost.footer_nbytes[first], gap_nbytes=None)

@@ -4,15 +4,18 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dtk
 from dtk.errors import MemoryLimitError
 from dtk.loader import Loader, Order, Plan
 from dtk.loader.encoder import make_encoder
 from dtk.loader.planning import make_plan
 from dtk.loader.schedule import make_schedule
+from dtk.sources.kept_files import FOOTERS
 
 MIB = 1 << 20
 
@@ -153,3 +156,27 @@ def test_a_million_chunks_are_planned_at_once():
     assert plan.num_steps == 125_000
     assert plan.decodes_per_sample(1024) < 6
     plan.check(1024)
+
+
+@pytest.mark.parametrize("window", [None, dtk.Window("x0", history=2, lead=None)])
+def test_footers_are_kept_in_an_eighth_of_the_memory(tmp_path, window):
+    table = pa.table({f"x{number}": np.arange(16.0) for number in range(500)})
+    for number in range(8):
+        pq.write_table(table, tmp_path / f"{number}.parquet", row_group_size=2)
+    of_file = 800 * 500 * 8
+    for memory, nbytes, num_kept in (("64 MiB", 8 * MIB + 4 * of_file, 2), ("256 MiB", 8 * of_file, 8)):
+        FOOTERS.clear()
+        loader = Loader(
+            tmp_path, inputs=["x0"], window=window, global_batch_size=16, memory=memory, shuffle=False, read_threads=1
+        )
+        assert loader.plan.kept_nbytes == nbytes
+        assert sum(1 for _ in loader) == loader.plan.num_steps
+        files = loader._planned.rows
+        assert sum(FOOTERS.get(file) is not None for file in zip(files.paths, files.versions, strict=True)) == num_kept
+
+
+def test_footers_below_an_expression_are_kept_likewise(tmp_path):
+    pq.write_table(pa.table({"x": np.arange(9.0)}), tmp_path / "a.parquet")
+    data = dtk.open(tmp_path)
+    loader = Loader(data[data.x > 1], memory="256 MiB")
+    assert loader._planned.source.base.footers_limit_nbytes == 32 * MIB

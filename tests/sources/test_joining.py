@@ -55,7 +55,7 @@ def test_chunks_are_runs_of_small_row_groups_of_a_file(drawn, most_rows):
     source = ParquetSource(
         root="", names=("a",) * 4, versions=("1",) * 4, filesystem=None, schema=pa.schema({}), identity="",
         file_of_chunk=file, row_group=group, num_groups=np.ones(len(rows), np.int32), chunk_rows=rows,
-        chunk_nbytes=2 * rows, decoded_nbytes=0, nullable=frozenset(), hive={},
+        chunk_nbytes=2 * rows, decoded_nbytes=0, nullable=frozenset(), hive={}, footer_nbytes=np.zeros(4, np.int64),
     )  # fmt: skip
     joined, edges = join(source, most_rows, is_read)
     assert (edges[0], edges[-1], len(edges)) == (0, len(rows), joined.num_chunks + 1)
@@ -137,11 +137,13 @@ def test_nothing_is_joined_that_need_not_be(folder):
 
 def test_what_is_fetched_together_takes_fewer_requests_where_little_lies_between():
     gaps = np.array([10, 1 << 20, 10, 10, 10, 0])
-    files = {"each": 2, "each_nbytes": np.full(6, 70)}  # of the three requests and the 170 bytes
-    cost = FetchCost(np.full(6, 170), np.full(6, 3), once=2, gap_nbytes=gaps, **files)
+    cost = FetchCost(np.full(6, 100), np.full(6, 2), once=2, each=1, footer_nbytes=np.full(6, 70), gap_nbytes=gaps)
     joined = joined_cost(cost, np.array([0, 3, 5, 6]))
-    assert joined.requests.tolist() == [2 + 2, 2 + 1, 3]  # of the first three row groups the last lies apart
-    assert joined.nbytes.tolist() == [70 + 310, 70 + 210, 70 + 100]
+    assert joined.requests.tolist() == [1 + 2, 1 + 1, 2]  # of the first three row groups the last lies apart
+    assert joined.nbytes.tolist() == [310, 210, 100]
     assert joined.once == 2
+    assert joined.with_footers().requests.tolist() == [4, 3, 3]
+    assert joined.with_footers().nbytes.tolist() == [70 + 310, 70 + 210, 70 + 100]
+    assert joined.with_footers().once == 0
     large = replace(cost, nbytes=np.full(6, 3 << 20))
-    assert joined_cost(large, np.array([0, 5, 6])).requests.tolist() == [2 + 4, 3]  # 15 MiB in requests of 4 MiB
+    assert joined_cost(large, np.array([0, 5, 6])).requests.tolist() == [1 + 4, 2]  # 15 MiB in requests of 4 MiB

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,8 @@ import pytest
 
 from dtk.errors import ArgumentError, DataError, NotFoundError
 from dtk.sources import ParquetSource, Source, TableSource, as_source, chunk_groups, counted
-from dtk.sources.footers import leaves_of_fields, read_footers
-from dtk.sources.kept_files import FOOTERS, KEPT_FILES, _Bounded, kept_nbytes
+from dtk.sources.footers import leaves_of_fields
+from dtk.sources.kept_files import FOOTERS, KEPT_FILES, _Bounded
 
 
 @pytest.fixture
@@ -285,14 +286,14 @@ def test_columns_after_an_extension_type_are_not_another_ones(tmp_path):
 
 
 def test_what_is_kept_is_bounded_in_bytes_and_holds_one_at_least():
-    kept = _Bounded[str](10, len, most=3)
+    kept = _Bounded[str](len, most=3)
     for word in ("four", "three", "x"):
-        kept.put(word, word)
+        kept.put(word, word, 10)
     assert [kept.get(word) for word in ("four", "three", "x")] == ["four", "three", "x"]
     kept.get("four")
-    kept.put("y", "y")  # three at most: the one that was used least recently goes
+    kept.put("y", "y", 10)  # three at most: the one that was used least recently goes
     assert [kept.get(word) for word in ("four", "three", "x", "y")] == ["four", None, "x", "y"]
-    kept.put("twelve bytes", "twelve bytes")
+    kept.put("twelve bytes", "twelve bytes", 10)
     assert [kept.get(word) for word in ("four", "x", "y")] == [None] * 3
     assert kept.get("twelve bytes") == "twelve bytes"
 
@@ -303,10 +304,14 @@ def test_footers_that_are_kept_count_as_memory(tmp_path):
         pq.write_table(wide, tmp_path / f"{number}.parquet", row_group_size=10)
     paths = sorted(str(path) for path in tmp_path.iterdir())
     of_file = 20 * 100 * 800
-    assert kept_nbytes(read_footers(paths)) == 4 * of_file == as_source(tmp_path).kept_nbytes
-    assert kept_nbytes(read_footers(paths * 100)) == (8 << 20) + 4 * (2 << 20)
-    assert kept_nbytes(read_footers(paths[:1])[:1] * 0) == 0
     source = as_source(tmp_path)
+    assert source.footer_nbytes.tolist() == [of_file] * 4
+    assert source.kept_nbytes == 4 * of_file
+    many = ParquetSource.from_files(paths * 100)
+    assert many.kept_nbytes == (8 << 20) + 4 * (2 << 20)
+    assert replace(many, footers_limit_nbytes=64 << 20).kept_nbytes == (64 << 20) + 4 * (2 << 20)
+    pq.write_table(wide, tmp_path / "narrow.parquet")
+    assert as_source(tmp_path / "narrow.parquet").kept_nbytes == 0  # what is less than a MiB is not counted
     for chunk in range(source.num_chunks):
         source.read(chunk, ["x3"])
     assert FOOTERS.get((paths[0], source.versions[0])).num_row_groups == 20

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import time
+from dataclasses import replace
 
 import fsspec
 import numpy as np
@@ -18,8 +19,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 import dtk
 from benchmarks.object_server import serve
 from dtk.errors import DataError, FetchError, NotFoundError
-from dtk.sources import ParquetSource, as_source, kept_files, remote
+from dtk.sources import ParquetSource, as_source, remote
 from dtk.sources.footers import TAIL_NBYTES, read_footers
+from dtk.sources.joining import join
 from dtk.sources.remote import Retries
 from dtk.sources.remote_files import RemoteFiles, remote_files
 
@@ -170,14 +172,15 @@ def test_long_footers_are_fetched_beside_each_other(monkeypatch):
     memory.rm("/wide", recursive=True)
 
 
-def test_a_footer_that_is_not_kept_counts_with_what_is_fetched(monkeypatch):
+def test_a_footer_that_is_not_kept_counts_with_what_is_fetched():
     content = content_of(pa.table({f"x{number}": np.arange(20) for number in range(30)}), row_group_size=5)
     fsspec.filesystem("memory").pipe_file("/footers/0.parquet", content)
-    kept = as_source("memory://footers/", columns=["x3"]).remote_cost
-    monkeypatch.setattr(kept_files, "_FOOTERS_NBYTES", 1000)
-    cost = as_source("memory://footers/", columns=["x3"]).remote_cost
-    assert (cost.nbytes - kept.nbytes).tolist() == [800 * 30 * 4] * 4
-    assert (cost.requests - kept.requests).tolist() == [1] * 4
+    source = as_source("memory://footers/", columns=["x3"])
+    for joined, num_chunks in ((source, 4), (join(source, 10)[0], 2)):
+        kept, cost = joined.fetch_cost(), replace(joined, footers_limit_nbytes=1000).fetch_cost()
+        assert (cost.nbytes - kept.nbytes).tolist() == [800 * 30 * 4] * num_chunks
+        assert (cost.requests - kept.requests).tolist() == [1] * num_chunks
+        assert (kept.once, cost.once) == (1, 0)
 
 
 def test_long_columns_come_whole_also_where_bodies_break_off(server, tmp_path):

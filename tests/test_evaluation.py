@@ -150,7 +150,7 @@ def test_batches_of_many_scores_are_counted_in_slices(monkeypatch: pytest.Monkey
     outputs, target = make_batch(301, 5)
     whole, sliced = Metrics("classification", num_classes=5), Metrics("classification", num_classes=5)
     whole.update(outputs, target)
-    monkeypatch.setattr("dtk.evaluation._SLICE_SCORES", 60)
+    monkeypatch.setattr("dtk.evaluation.parts._SLICE_SCORES", 60)
     sliced.update(outputs, target)
     assert sliced.compute() == whole.compute()
 

@@ -26,7 +26,7 @@ from packaging.version import Version
 import dtk
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"bokeh", "distributed", "pandas", "sklearn", "torch", "xarray"}
+HEAVY = {"bokeh", "distributed", "pandas", "sklearn", "torch", "torchmetrics", "xarray"}
 CONDA_NAMES = {"torch": "pytorch"}
 
 
@@ -60,6 +60,10 @@ def test_the_probe_sees_what_is_loaded() -> None:
 @pytest.mark.parametrize("layer", ["dtk.sources", "dtk.statistics", "dtk.preparation", "dtk.analytics"])
 def test_layers_that_only_read_data_load_no_torch(layer: str) -> None:
     assert not {"torch", "sklearn"} & loaded_by(f"import {layer}")
+
+
+def test_a_rank_loads_no_metrics_before_it_validates() -> None:
+    assert "torchmetrics" not in loaded_by("import dtk.training.rank")
 
 
 @pytest.mark.parametrize("name", dtk.__all__)

@@ -83,7 +83,7 @@ def layout_of(
         return replace(layout_of(source, encoder), num_requests=int(cost.requests.sum()) + cost.once)
     if isinstance(source, WindowSource):
         of_rows = layout_of(source.base, encoder)
-        num_requests = round(of_rows.num_requests * source.decodes_per_row)
+        num_requests = round(of_rows.num_requests * source.costs.decodes_per_row)
         assert isinstance(encoder, WindowEncoder)
         text = "; ".join(filter(None, [source.text, encoder.note]))
         return replace(of_rows, num_requests=num_requests, can_join=False, windows=text)

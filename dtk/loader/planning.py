@@ -130,7 +130,7 @@ def make_plan(
         memory_limit_nbytes=memory_limit_nbytes,
         slice_rows=costs.slice_rows,
         sampling=None if sampling is None else {"by": sampling.rule.by, "digest": sampling.digest},
-        decodes_per_row=source.decodes_per_row if isinstance(source, WindowSource) else 1.0,
+        decodes_per_row=source.costs.decodes_per_row if isinstance(source, WindowSource) else 1.0,
         cautions=tuple(source.cautions()) if isinstance(source, WindowSource) else (),
         layout=layout_of(source, encoder, costs.fetch_cost),
         ranks=ranks,
@@ -247,7 +247,7 @@ def _in_flight(
         assert isinstance(encoder, WindowEncoder)
         columns = [*encoder.columns, *source.time_columns]
         _, of_rows = _in_flight_rows(source.base, columns, encoder.encoded_nbytes, None, may_slice=False)
-        return 0, source.in_flight_nbytes(of_rows)
+        return 0, source.costs.in_flight_nbytes(of_rows)
     return _in_flight_rows(source, encoder.columns, _row_nbytes(encoder), sampling, may_slice=sampling is None)
 
 

@@ -20,9 +20,10 @@ from dtk.sources.facts import changes, facts_of
 from dtk.sources.parquet import ParquetSource
 from dtk.sources.remote import Fetch, FetchCost
 from dtk.sources.runs import Runs, runs_of_table, window_starts
-from dtk.sources.source import Source, TableSource
+from dtk.sources.source import Source
 from dtk.sources.times import step_text, times_of_table
 from dtk.sources.window import Window, WindowBlock
+from dtk.sources.window_costs import WindowCosts
 from dtk.sources.zarr_read import Scratch
 
 __all__ = ["WindowSource"]
@@ -30,8 +31,6 @@ __all__ = ["WindowSource"]
 Integers = npt.NDArray[np.int64]
 
 _WHOLE: Final = np.dtype(np.int64)
-_START_NBYTES: Final = 24  # of a window: the row that it begins with, and what that is made of
-_PAGE_ROWS: Final = 1 << 17  # of a column of 8 bytes: what is decoded at once of a Parquet file
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,34 +179,15 @@ class WindowSource:
         """Columns that tell where runs begin inside a chunk; none of arrays, whose coordinates lie in memory."""
         return [] if isinstance(self.base, ArraySource) else [self.window.dim, *self.window.groups]
 
-    @cached_property
+    @property
     def chunk_nbytes(self) -> Integers:
         """Bytes on disk that the windows of each chunk need, int64 ``[chunks]``."""
-        own = self.base.chunk_nbytes * (self.chunk_rows > 0)
-        return np.ceil(own * (self.decoded_rows / np.maximum(self._runs.rows, 1))).astype(np.int64)
+        return self.costs.chunk_nbytes
 
     @cached_property
-    def decoded_rows(self) -> Integers:
-        """Rows that are decoded for the windows of each chunk, those of later chunks among them, int64 ``[chunks]``."""
-        runs, first_row = self._runs, self._first_row
-        needed = first_row + runs.rows + runs.after
-        last = self._last_chunk
-        if isinstance(self.base, ArraySource):
-            size, skipped = _stored_chunk(self.base)
-            stop = np.minimum(-(-(needed + skipped) // size) * size - skipped, int(runs.rows.sum()))
-        elif isinstance(self.base, ParquetSource):
-            stop = np.minimum(np.maximum(needed, first_row[last] + _PAGE_ROWS), first_row[last] + runs.rows[last])
-        elif isinstance(self.base, TableSource):
-            stop = needed
-        else:
-            stop = first_row[last] + runs.rows[last]
-        return np.where(runs.after > 0, stop - first_row, runs.rows)
-
-    @property
-    def decodes_per_row(self) -> float:
-        """Rows that are decoded by the row of a chunk that is read."""
-        is_read = self._runs.windows > 0
-        return float(self.decoded_rows[is_read].sum() / max(1, int(self._runs.rows[is_read].sum())))
+    def costs(self) -> WindowCosts:
+        """What the windows cost."""
+        return WindowCosts(self.base, self._runs)
 
     def cautions(self) -> list[str]:
         """Say what becomes no window though it may have been meant to.
@@ -233,27 +213,6 @@ class WindowSource:
             )
         return found
 
-    def in_flight_nbytes(self, of_base: Integers) -> Integers:
-        """Return the bytes of each chunk while its rows are read and encoded.
-
-        Parameters
-        ----------
-        of_base : numpy.ndarray
-            An int64 ``[chunks]``: what they are for the rows of the chunk alone.
-
-        Returns
-        -------
-        numpy.ndarray
-            An int64 ``[chunks]``: with the rows of later chunks, as many as are held at a time.
-        """
-        runs = self._runs
-        if isinstance(self.base, ParquetSource | ArraySource | TableSource):
-            nbytes = of_base * (1 + runs.after / np.maximum(runs.rows, 1))
-        else:  # later chunks are evaluated whole
-            nbytes = self._with_later(of_base).astype(np.float64)
-        index = np.ceil(nbytes + runs.windows * _START_NBYTES).astype(np.int64)
-        return np.where(runs.windows > 0, index, 0)
-
     def fetch_cost(self, columns: Sequence[str] | None = None) -> FetchCost | None:
         """Estimate what fetching the rows of each chunk's windows takes.
 
@@ -267,18 +226,7 @@ class WindowSource:
         FetchCost or None
             None of what is local; later row groups are fetched whole.
         """
-        runs, base = self._runs, self.base
-        if isinstance(base, ArraySource):
-            first = base.chunk_edges[:-1]
-            cost = base.fetch_cost_of_samples(first, first + runs.rows + runs.after, columns)
-        elif isinstance(base, ParquetSource | ExpressionSource):
-            cost = base.fetch_cost(columns)
-            if cost is not None:
-                cost = FetchCost(self._with_later(cost.nbytes), self._with_later(cost.requests), cost.once)
-        else:
-            return None
-        is_read = runs.windows > 0
-        return None if cost is None else FetchCost(cost.nbytes * is_read, cost.requests * is_read, cost.once)
+        return self.costs.fetch_cost(columns)
 
     def fetch(self, chunk: int, columns: Sequence[str] | None = None) -> Fetch:
         """Start to fetch what `read` will need of remote stores.
@@ -386,17 +334,6 @@ class WindowSource:
         assert self.breaks is not None
         return self.breaks
 
-    @cached_property
-    def _first_row(self) -> Integers:
-        """The number of each chunk's first row."""
-        return np.cumsum(self._runs.rows) - self._runs.rows
-
-    @cached_property
-    def _last_chunk(self) -> Integers:
-        """The chunk of the last row that the windows of each chunk need."""
-        stops = self._first_row + self._runs.rows
-        return np.searchsorted(stops, stops + self._runs.after)
-
     def _starts(self, chunk: int, breaks: Integers) -> Integers:
         runs = self._runs
         bounds = np.concatenate([[0], breaks, runs.rows[chunk : chunk + 1]])
@@ -414,11 +351,6 @@ class WindowSource:
         names = self.base.schema.names if columns is None else list(columns)
         keys = [] if self._runs.is_whole[chunk] else self.time_columns
         return names, list(dict.fromkeys([*names, *keys]))
-
-    def _with_later(self, of_base: Integers) -> Integers:
-        """Add up what chunks take with the later ones that their windows reach into."""
-        ends, reach = np.cumsum(of_base), self._runs.after > 0
-        return np.where(reach, ends[self._last_chunk] - ends + of_base, of_base)
 
     def _later_rows(self, chunk: int) -> Iterator[tuple[int, int]]:
         """Yield the later chunks that the windows of a chunk reach into, and how many rows of each."""
@@ -457,11 +389,3 @@ class WindowSource:
 def _check_rows(table: pa.Table, num_rows: int) -> None:
     if table.num_rows != num_rows:
         raise DataError(f"{table.num_rows} rows where {num_rows} were planned; open it anew")
-
-
-def _stored_chunk(source: ArraySource) -> tuple[int, int]:
-    """Return the samples of a chunk in the store, and how many of the first one are left out."""
-    largest = max((one for one in source.variables.values() if not one.is_static), key=lambda one: one.row_nbytes)
-    part = largest.read.selection[largest.axis]
-    assert isinstance(part, slice)
-    return largest.chunk_rows, part.start % largest.chunk_rows

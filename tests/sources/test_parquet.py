@@ -307,7 +307,7 @@ def test_footers_that_are_kept_count_as_memory(tmp_path):
     source = as_source(tmp_path)
     assert source.footer_nbytes.tolist() == [of_file] * 4
     assert source.kept_nbytes == 4 * of_file
-    many = ParquetSource.from_files(paths * 100)
+    many = ParquetSource.from_files(paths * 12)
     assert many.kept_nbytes == (8 << 20) + 4 * (2 << 20)
     assert replace(many, footers_limit_nbytes=64 << 20).kept_nbytes == (64 << 20) + 4 * (2 << 20)
     pq.write_table(wide, tmp_path / "narrow.parquet")

@@ -26,7 +26,7 @@ EXTRAS_check := dev
 EXTRAS_bench := bench
 EXTRAS_docs := docs
 
-.PHONY: help demo test slow check lint types layers docstrings bench docs clean
+.PHONY: help demo test slow soak check lint types layers docstrings bench docs clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.* ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.* ## /  make \1\t/' | expand -t 14
@@ -40,6 +40,9 @@ test: .venv/.installed-test ## run the tests and the examples in docstrings, but
 
 slow: .venv/.installed-test ## run the slow tests, which CI runs as well
 	@$(BIN)/python -m pytest -m slow tests $(ARGS)
+
+soak: .venv/.installed-test ## kill ranks and workers of 30 trainings at random; each must end as if nothing had happened
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 check: lint types layers docstrings ## what CI checks before the tests; make -k check goes on after a failure
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from dtk.errors import (
     ArgumentError,
     BundleError,
+    CheckpointError,
     ClusterError,
     DataError,
     DependencyError,
@@ -20,7 +21,9 @@ from dtk.errors import (
     MemoryLimitError,
     NotFoundError,
     RankError,
+    SlotsTakenError,
     SourceError,
+    WorkerLostError,
 )
 
 if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at run time
@@ -31,12 +34,15 @@ if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at
     from dtk.preparation import TablePreparation
     from dtk.runtime import connect
     from dtk.sources import Window, open, split, spool, write_parquet
-    from dtk.training import launch, train
+    from dtk.training import Callback, Checkpoint, Task, launch, train
 
 __all__ = [
     "ArgumentError",
     "Bundle",
     "BundleError",
+    "Callback",
+    "Checkpoint",
+    "CheckpointError",
     "ClusterError",
     "DataError",
     "DependencyError",
@@ -48,11 +54,14 @@ __all__ = [
     "NotFoundError",
     "RankError",
     "Report",
+    "SlotsTakenError",
     "SourceError",
     "TablePreparation",
+    "Task",
     "TorchClassifier",
     "TorchRegressor",
     "Window",
+    "WorkerLostError",
     "__version__",
     "connect",
     "launch",
@@ -76,6 +85,9 @@ _LAZY: Final = {
     "TorchRegressor": "dtk.estimators",
     "Window": "dtk.sources",
     "connect": "dtk.runtime",
+    "Callback": "dtk.training",
+    "Checkpoint": "dtk.training",
+    "Task": "dtk.training",
     "launch": "dtk.training",
     "load": "dtk.bundle",
     "open": "dtk.sources",

@@ -21,6 +21,7 @@ __all__ = [
     "mistakes_error",
     "read_model",
     "read_yaml",
+    "spare_s",
     "validate_model",
 ]
 
@@ -87,6 +88,20 @@ def cache_directory() -> Path:
     if chosen is not None:
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dtk"
+
+
+def spare_s() -> float:
+    """Return how long a worker keeps processes for ranks to come, which then start in under a second.
+
+    Returns
+    -------
+    float
+        ``dtk.spare-s`` in Dask's configuration (``DASK_DTK__SPARE_S`` in the worker's environment), or 300 seconds; 0
+        keeps none.
+    """
+    import dask.config
+
+    return float(dask.config.get("dtk.spare-s", 300.0))
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

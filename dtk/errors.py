@@ -9,9 +9,12 @@
     ├── FetchError (OSError)          try again later: a remote store failed, also after several attempts
     ├── SourceError (TypeError)       spool first: the ranks cannot read this expression block by block
     ├── BundleError (ValueError)      use another bundle: damaged, newer, or in need of a class
+    ├── CheckpointError (RuntimeError)  give another checkpoint=: of another training, taken over, or not writable
     ├── MemoryLimitError (MemoryError)  give more memory, or ask for less
     ├── DiskLimitError (OSError)      free some disk, or write elsewhere
-    ├── ClusterError (RuntimeError)   mend the cluster: none, too small, or a worker is lost
+    ├── ClusterError (RuntimeError)   mend the cluster: none, or too small
+    │   ├── SlotsTakenError           wait for the gangs that hold them
+    │   └── WorkerLostError           run it again: a worker is gone, and its ranks with it
     ├── RankError (RuntimeError)      read the rank's traceback: it raised, died or hung
     └── DependencyError (ImportError) install the named extra
 
@@ -23,6 +26,7 @@ from __future__ import annotations
 __all__ = [
     "ArgumentError",
     "BundleError",
+    "CheckpointError",
     "ClusterError",
     "DataError",
     "DependencyError",
@@ -32,7 +36,9 @@ __all__ = [
     "MemoryLimitError",
     "NotFoundError",
     "RankError",
+    "SlotsTakenError",
     "SourceError",
+    "WorkerLostError",
 ]
 
 
@@ -67,6 +73,10 @@ class BundleError(DtkError, ValueError):
     """A bundle is damaged, of a newer version, or needs a class that was not given."""
 
 
+class CheckpointError(DtkError, RuntimeError):
+    """A directory of checkpoints is of another training, was taken over by a later one, or cannot be written."""
+
+
 class MemoryLimitError(DtkError, MemoryError):
     """A plan or a process needs more memory than its share."""
 
@@ -80,7 +90,15 @@ class DiskLimitError(DtkError, OSError):
 
 
 class ClusterError(DtkError, RuntimeError):
-    """The cluster is missing, too small, or lost a worker."""
+    """The cluster is missing or too small."""
+
+
+class SlotsTakenError(ClusterError):
+    """Other gangs hold the workers that a gang needs."""
+
+
+class WorkerLostError(ClusterError):
+    """A worker is gone, and with it the ranks that it ran."""
 
 
 class RankError(DtkError, RuntimeError):
@@ -96,6 +114,8 @@ class RankError(DtkError, RuntimeError):
         The address of the Dask worker that ran it.
     rank_traceback : str, optional
         The traceback as it was in the rank, formatted.
+    is_recoverable : bool
+        Whether the same may go well another time: the rank died, hung or lost the others, and raised nothing itself.
     """
 
     def __init__(
@@ -104,12 +124,14 @@ class RankError(DtkError, RuntimeError):
         rank: int | None = None,
         worker: str | None = None,
         rank_traceback: str | None = None,
+        is_recoverable: bool = False,
     ) -> None:
-        super().__init__(message, rank, worker, rank_traceback)
+        super().__init__(message, rank, worker, rank_traceback, is_recoverable)
         self.message = message
         self.rank = rank
         self.worker = worker
         self.rank_traceback = rank_traceback
+        self.is_recoverable = is_recoverable
 
     def __str__(self) -> str:
         if not self.rank_traceback:

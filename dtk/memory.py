@@ -12,7 +12,7 @@ from dtk.errors import ArgumentError
 if TYPE_CHECKING:
     import psutil
 
-__all__ = ["format_nbytes", "parse_nbytes", "peak_rss_nbytes", "tree_held_nbytes"]
+__all__ = ["format_nbytes", "held_nbytes", "parse_nbytes", "peak_rss_nbytes", "tree_held_nbytes"]
 
 MAX_NBYTES: Final = 2**63
 
@@ -115,6 +115,19 @@ def peak_rss_nbytes() -> int:
             return int(found[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def held_nbytes() -> int:
+    """Return the memory that this process holds now, counted as `tree_held_nbytes` does; its children are left out.
+
+    Returns
+    -------
+    int
+        Bytes.
+    """
+    import psutil
+
+    return _held_nbytes(psutil.Process(), is_alone=True)
 
 
 def tree_held_nbytes(pid: int) -> int:

@@ -46,21 +46,24 @@ def client(cluster):
 
 
 @pytest.fixture
-def small_cluster():
-    """A cluster of one's own, to break."""
+def small_cluster(monkeypatch):
+    """A cluster of one's own, to break; without spares, which tests of ranks would have to tell from ranks."""
     from dtk.runtime import connect
 
+    monkeypatch.setenv("DASK_DTK__SPARE_S", "0")
     with connect(workers=2, threads=1, memory="3 GiB", dashboard="127.0.0.1:0") as client:
         yield client
 
 
-def rank_processes() -> list[psutil.Process]:
-    """List the ranks of this test run, also those whose worker is gone."""
+def rank_processes(*, spares: bool = False) -> list[psutil.Process]:
+    """List the ranks of this test run, or the spares that wait to be some; also those whose worker is gone."""
     found = []
     for process in psutil.process_iter():
         try:
-            is_rank = any("dtk.training.rank" in part for part in process.cmdline())
-            if is_rank and process.environ().get("DTK_TEST_RUN") == os.environ["DTK_TEST_RUN"]:
+            command = process.cmdline()
+            is_rank = any("dtk.training.rank" in part for part in command)
+            is_spare = command[-1:] == ["spare"] and not process.name().startswith("dtk-rank")
+            if is_rank and is_spare == spares and process.environ().get("DTK_TEST_RUN") == os.environ["DTK_TEST_RUN"]:
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
             continue

@@ -53,6 +53,8 @@ def predict(bundle: Bundle, data: Any, *, proba: bool = False) -> Any:
     """
     if proba and not isinstance(bundle.target, ClassTarget):
         raise ArgumentError(f"proba=True needs classes, and this is a model for {bundle.task or 'no target'}")
+    if not bundle.preparation.columns:
+        raise ArgumentError("this bundle is of grids or windows, whose predictions are to come; run bundle.network()")
     if hasattr(data, "map_partitions"):
         return _predict_lazily(bundle, data, proba)
     if isinstance(data, np.ndarray):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 import numpy as np
@@ -44,7 +45,10 @@ from dtk.loader import Encoder, Loader, Plan
 from dtk.models import ModelSchema, ModelSpec, build
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, table_of_array
 from dtk.sources import Source, as_source, counted
-from dtk.training.fitting import fit_network, resolve_optimizer
+from dtk.training.fitting import fit_network
+from dtk.training.optimizers import resolve_optimizer
+from dtk.training.recipe import Recipe
+from dtk.training.run import run_recipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,12 +160,8 @@ class TorchEstimator(BaseEstimator):
             None if held is None else held_loader(held, preparation, target, batch_size=batch_size, memory=self.memory),
             loss=self._loss,
             optimizer=resolve_optimizer("adam", self.learning_rate),
-            epochs=self.epochs,
-            patience=self.patience,
-            seed=seed,
-            ranks=self.ranks,
-            hang_timeout_s=300.0,
-            progress=self.progress,
+            recipe=partial(Recipe, epochs=self.epochs, patience=self.patience, seed=seed),
+            run=partial(run_recipe, ranks=self.ranks, hang_timeout_s=300.0, progress=self.progress),
         )
         self.history_ = list(self.report_.history)
         self.n_iter_ = len(self.history_)

@@ -24,8 +24,8 @@ def dealt(random: np.random.Generator, num_blocks: int, turns: int, num_shards: 
     The list on disk, rolled by a random offset so that the borders move, is cut into as many strata as the pool holds
     blocks, and each is put into random order. Of each run of consecutive strata every shard is dealt one, and it takes
     blocks of all its strata in turn. So the fills that are open, however they are staggered, together hold one block of
-    every stratum: an even sample of the whole disk. Now and then the strata are dealt anew, all shards at a time, so
-    that each comes to the whole disk in the end.
+    every stratum, but for the shorter ones at the ends of an epoch: an even sample of the whole disk. Now and then the
+    strata are dealt anew, all shards at a time, so that each comes to the whole disk in the end.
 
     Parameters
     ----------

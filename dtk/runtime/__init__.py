@@ -20,8 +20,10 @@ from dtk.runtime.pinned import (
     submit_pinned,
     workers_of,
 )
+from dtk.runtime.scaling import workers_wanted
 from dtk.runtime.shares import RankShare, rank_shares
 from dtk.runtime.shipping import is_installed, pack, unpack
+from dtk.runtime.slots import held_slots, release_slots, take_slots
 
 if TYPE_CHECKING:
     from distributed import Client as Client
@@ -35,15 +37,19 @@ __all__ = [
     "connect",
     "current_client",
     "delayed_reduce",
+    "held_slots",
     "is_error",
     "is_installed",
     "live_workers",
     "map_reduce",
     "pack",
     "rank_shares",
+    "release_slots",
     "run_on",
     "submit_pinned",
     "subscribed",
+    "take_slots",
     "unpack",
     "workers_of",
+    "workers_wanted",
 ]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -47,11 +47,14 @@ class WorkerInfo:
         Given by the deployment; ranks are numbered in its order.
     num_threads : int
         Threads for tasks.
+    resources : mapping of str to float
+        What it offers, as it was started with.
     """
 
     address: str
     name: str
     num_threads: int
+    resources: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     @property
     def host(self) -> str:
@@ -74,7 +77,7 @@ def workers_of(client: Client) -> list[WorkerInfo]:
         By host, then by name; numbers in names count as numbers.
     """
     found = [
-        WorkerInfo(address, str(info["name"]), info["nthreads"])
+        WorkerInfo(address, str(info["name"]), info["nthreads"], info.get("resources") or {})
         for address, info in client.scheduler_info(n_workers=-1)["workers"].items()
     ]
     return sorted(found, key=rank_order)
@@ -115,8 +118,16 @@ def live_workers(client: Client) -> set[str]:
     -------
     set of str
         Addresses.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler does not answer.
     """
-    return set(client.nthreads())
+    try:
+        return set(client.nthreads())
+    except OSError as error:
+        raise ClusterError(f"the scheduler is gone, or cannot be reached: {error}; start a cluster") from error
 
 
 class PinnedTask:
@@ -134,12 +145,23 @@ class PinnedTask:
         self._worker = worker
         self._key = key
         self.address: str = worker.address
+        self.local_directory: str = worker.local_directory
 
     @property
     def is_released(self) -> bool:
         """Whether nobody waits for this task any more: it was cancelled, or its client is gone."""
         task = self._worker.state.tasks.get(self._key)
-        return task is None or task.state == "cancelled" or self._worker.status.name not in ("running", "paused")
+        return task is None or task.state == "cancelled" or not self.is_worker_open
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the worker closes in good order."""
+        return self._worker.status.name in ("closing_gracefully", "closing")
+
+    @property
+    def is_worker_open(self) -> bool:
+        """Whether the worker takes tasks, and is not about to close."""
+        return self._worker.status.name in ("running", "paused")
 
     def publish(self, gang: str, message: dict[str, Any]) -> None:
         """Send a message to the clients that are `subscribed` to a gang.
@@ -166,7 +188,12 @@ def _in_place(address: str, key: str, fn: Callable[..., Any], *args: Any) -> Any
 
 
 def submit_pinned(
-    client: Client, fn: Callable[..., Any], calls: Sequence[tuple[str, tuple[Any, ...]]], *, keys: Sequence[str]
+    client: Client,
+    fn: Callable[..., Any],
+    calls: Sequence[tuple[str, tuple[Any, ...]]],
+    *,
+    keys: Sequence[str],
+    resources: Mapping[str, float] | None = None,
 ) -> list[Future[Any]]:
     """Run a function on given workers, each in a task that stays there and blocks no thread of the worker.
 
@@ -180,6 +207,8 @@ def submit_pinned(
         The worker's address, and the arguments.
     keys : sequence of str
         The tasks' keys, one a call.
+    resources : mapping of str to float, optional
+        What each of them takes of its worker's, for as long as it runs.
 
     Returns
     -------
@@ -198,6 +227,7 @@ def submit_pinned(
             allow_other_workers=False,
             pure=False,
             retries=0,
+            resources=dict(resources) if resources else None,
         )
         for (address, args), key in zip(calls, keys, strict=True)
     ]

@@ -71,7 +71,8 @@ def _local_modules_by_value() -> Iterator[None]:
         registered = []
         already = cloudpickle.list_registry_pickle_by_value()
         for name, module in list(sys.modules.items()):
-            if name not in already and _is_local(module):
+            # a module may stand there under other names, too
+            if name not in already and getattr(module, "__name__", "") == name and _is_local(module):
                 cloudpickle.register_pickle_by_value(module)
                 registered.append(module)
         try:
@@ -105,7 +106,9 @@ def is_installed(path: Path) -> bool:
     bool
         False for what the user wrote, also where it was installed to be edited.
     """
-    return any(path.is_relative_to(root) for root in _installed_roots())
+    # by their names, too: one environment may build on another's packages, which `sysconfig` does not know
+    is_among_packages = not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+    return is_among_packages or any(path.is_relative_to(root) for root in _installed_roots())
 
 
 @functools.cache

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from numbers import Integral, Real
-from typing import Any, Final
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from dtk.bundle import Bundle
-from dtk.config import did_you_mean
 from dtk.errors import ArgumentError
 from dtk.evaluation import make_metrics
 from dtk.loader import Loader
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model, count_outputs
-from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, Target
-from dtk.training.loop import Recipe
-from dtk.training.losses import ClassLoss, Loss, SampleLoss, goal_of, resolve_loss, weighted_sum
+from dtk.preparation import ClassTarget, SampleEncoder, TablePreparation, Target
+from dtk.training.callbacks import Callback
+from dtk.training.checkpoints import Checkpoint
+from dtk.training.checks import check_loss, check_recipe, plain_target
+from dtk.training.losses import ClassLoss, Loss, SampleLoss, goal_of, resolve_loss
+from dtk.training.optimizers import Optimizer, resolve_optimizer
+from dtk.training.recipe import Method, Precision, Recipe
+from dtk.training.recovery import Recovery
 from dtk.training.run import TrainingReport, run_recipe
+from dtk.training.schedules import MakeScheduler, Schedule
+from dtk.training.task import Task
+from dtk.training.tasks import NetworkTask, PreparedTask
+from dtk.training.trial import batch_schema
 
-__all__ = ["OPTIMIZERS", "Optimizer", "fit_network", "resolve_optimizer", "train"]
+__all__ = ["fit_network", "train"]
 
-Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-
-OPTIMIZERS: Final[dict[str, Callable[..., torch.optim.Optimizer]]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": torch.optim.SGD,
-}
+Run = Callable[[Recipe, Loader, Loader | None], tuple[dict[str, torch.Tensor], TrainingReport]]
 
 
 def train(
@@ -40,11 +39,22 @@ def train(
     *,
     validation: Loader | None = None,
     loss: str | nn.Module | Loss | None = None,
-    optimizer: str | Optimizer = "adam",
-    learning_rate: float = 1e-3,
+    optimizer: str | Optimizer | None = None,
+    learning_rate: float | None = None,
+    weight_decay: float | None = None,
+    schedule: str | Mapping[str, Any] | MakeScheduler | None = None,
     epochs: int = 1,
     patience: int | None = None,
-    ranks: int | None = None,
+    accumulate: int = 1,
+    clip_norm: float | None = None,
+    precision: Precision = "fp32",
+    strategy: Literal["ddp", "fsdp"] = "ddp",
+    ema: float | None = None,
+    compile: bool = False,
+    callbacks: Sequence[Callback] = (),
+    ranks: int | tuple[int, int] | None = None,
+    checkpoint: str | Checkpoint | None = None,
+    max_restarts: int = 3,
     hang_timeout_s: float = 300.0,
     progress: bool | None = None,
 ) -> Bundle:
@@ -56,9 +66,10 @@ def train(
 
     Parameters
     ----------
-    module : torch.nn.Module
-        Called as ``module(inputs)``, or ``module(inputs, codes)`` where the loader's preparation makes codes; it
-        returns [B, classes] or [B, 1]. It is trained in place, too.
+    module : torch.nn.Module or Task
+        A network, called as ``module(inputs)``, or ``module(inputs, codes)`` where the loader's preparation makes
+        codes; it returns [B, classes] or [B, 1]. Or a `Task`, which says itself what a step is. It is trained in place,
+        too.
     loader : Loader
         The training data, with a target.
     validation : Loader, optional
@@ -70,18 +81,47 @@ def train(
         mean squared error for any other. It decides what the target is, too: for cross-entropy the labels 0 up to the
         number of outputs; for binary cross-entropy 0 or 1, of which the one output is the log-odds of 1; for the other
         names a number. By a loss of your own, whole numbers are labels where there are several outputs. Class weights
-        and ``ignore_index`` of a loss of torch mean what they mean there.
-    optimizer : str or callable
-        ``"adam"``, ``"adamw"``, ``"sgd"``, or ``f(parameters) -> torch.optim.Optimizer``.
-    learning_rate : float
-        For an optimizer given by name.
+        and ``ignore_index`` of a loss of torch mean what they mean there. A task has its own.
+    optimizer : str or callable, optional
+        ``"adam"``, which it is by default, ``"adamw"``, ``"sgd"``, or ``f(parameters) -> torch.optim.Optimizer``. A
+        task has its own.
+    learning_rate : float, optional
+        For an optimizer given by name; 0.001 by default.
+    weight_decay : float, optional
+        For an optimizer given by name; of weights with two dimensions or more, so of no bias and no normalisation.
+    schedule : str, mapping or callable, optional
+        Of the learning rate, step by step: ``"cosine"``, ``"linear"``, ``"constant"`` or ``"plateau"``, with options as
+        in ``{"name": "cosine", "warmup": 0.05, "min_factor": 0.01}``, see `dtk.training.Schedule`; or ``f(optimizer,
+        steps)`` that makes one of torch's schedulers.
     epochs : int
         At most.
     patience : int, optional
         Epochs without a better validation loss after which training stops.
-    ranks : int, optional
-        Training processes. None takes one a GPU or worker of the current cluster; where there is no cluster, or the
-        data is in memory, it trains in this process. 1 does the latter, too, and else starts one on the cluster.
+    accumulate : int
+        Global batches of a step: their gradient is that of one batch so many times as big, and ranks sum it once.
+    clip_norm : float, optional
+        To which the norm of a step's gradient is cut, over all weights of an optimizer.
+    precision : {"fp32", "bf16", "fp16"}
+        Of the operators that bear less than 32 bits, by torch's autocast; ``"fp16"`` scales losses.
+    strategy : {"ddp", "fsdp"}
+        Whether each rank holds the whole module, or a part of every weight, gradient and moment (FSDP2).
+    ema : float, optional
+        The decay, below 1, of a moving average of the weights, which validations and the bundle then take.
+    compile : bool
+        Whether `torch.compile` compiles the step; it needs a C++ compiler on the workers.
+    callbacks : sequence of Callback
+        Called at the turns of the training, on each rank; see `dtk.training.Callback`.
+    ranks : int or tuple of two int, optional
+        Training processes: how many, or at least and at most, so that it goes on with fewer where workers are lost, and
+        with more where they come back. None takes one a GPU or worker of the current cluster; where there is no
+        cluster, or the data is in memory, it trains in this process. 1 does the latter, too, and else starts one on the
+        cluster.
+    checkpoint : str or Checkpoint, optional
+        A directory that all workers share, or that with how often and how many. A training that finds checkpoints of
+        its own there goes on from the last one: the same call again resumes. With it, a training also survives workers
+        that are lost, and ranks that die or hang.
+    max_restarts : int
+        How often it goes on from its last checkpoint after such a failure, before that is an error.
     hang_timeout_s : float
         Seconds of silence after which a rank counts as hung.
     progress : bool, optional
@@ -115,32 +155,63 @@ def train(
     >>> bool(np.allclose(bundle.predict({"x": x}), 2 * x, atol=0.01))
     True
     """
-    encoder = loader.encoder
-    if loader.is_of_grids:
-        raise ArgumentError(
-            "loader is of grids, and a bundle of these is to come; write the loop yourself and run it with dtk.launch"
-        )
-    if loader.window is not None:
-        raise ArgumentError(
-            f"loader has window={loader.window!r}, and a bundle of windows is to come; write the loop yourself and run "
-            "it with dtk.launch"
-        )
-    if "target" not in encoder.fields:
+    task = module if isinstance(module, Task) else None
+    if task is not None:
+        for name, given in (
+            ("loss", loss),
+            ("optimizer", optimizer),
+            ("learning_rate", learning_rate),
+            ("weight_decay", weight_decay),
+        ):
+            if given is not None:
+                raise ArgumentError(f"{name}={given!r}: {type(task).__name__} is a task and has its own; leave it out")
+    seed = int(loader.plan.order.seed)
+    recipe = partial(
+        Recipe,
+        epochs=epochs,
+        patience=patience,
+        seed=seed,
+        method=Method(
+            schedule=Schedule.of(schedule),
+            accumulate=accumulate,
+            clip_norm=clip_norm,
+            precision=precision,
+            strategy=strategy,
+            ema=ema,
+            compile=compile,
+        ),
+        checkpoint=Checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint,
+        callbacks=tuple(callbacks),
+    )
+    run = partial(
+        run_recipe,
+        ranks=ranks,
+        recovery=Recovery(max_restarts=max_restarts),
+        hang_timeout_s=hang_timeout_s,
+        progress=progress,
+    )
+    learning_rate = 1e-3 if learning_rate is None else learning_rate
+    make_optimizer = resolve_optimizer(optimizer or "adam", learning_rate, weight_decay)
+    is_of_rows = not loader.is_of_grids and loader.window is None
+    preparation = _preparation_of(loader) if is_of_rows else TablePreparation.raw([])
+    if task is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if not task.is_built:  # else it goes on with the weights it has, as a network does
+                task.build(batch_schema(loader.plan.fields, preparation.as_module() if is_of_rows else None))
+            task.is_built = True
+    elif "target" not in loader.plan.fields:
         raise ArgumentError("loader has no target; give Loader(..., target=...)")
-    is_whole = encoder.fields["target"].dtype.kind == "i"
+    is_whole = "target" in loader.plan.fields and loader.plan.fields["target"].dtype.kind == "i"
     if loss is None:
         loss = "cross_entropy" if is_whole else "mse"
-    samples = loader.preparation if isinstance(loader.preparation, SampleEncoder) else None
-    preparation = samples.preparation if samples is not None else loader.preparation
-    if preparation is None:
-        names = [name for name in encoder.columns if name not in (loader.target, loader.weight)]
-        preparation = TablePreparation.raw(names)
-    if not isinstance(preparation, TablePreparation):
-        raise ArgumentError(f"loader.preparation={preparation!r} must be a TablePreparation for a bundle to carry it")
-    target = samples.target if samples is not None else None
+    if not is_of_rows:
+        task = NetworkTask(module, SampleLoss(resolve_loss(loss)), make_optimizer) if task is None else task
+        return _fit_on_arrays(module, recipe(task), run, loader, validation)
+    target = loader.preparation.target if isinstance(loader.preparation, SampleEncoder) else None
     if target is None:
         num_outputs = count_outputs(module, ModelSchema(len(preparation.feature_names), preparation.cardinalities))
-        target = _plain_target(loss, str(loader.target), num_outputs, is_whole=is_whole)
+        target = plain_target(loss if task is None else None, str(loader.target), num_outputs, is_whole=is_whole)
     bundle, _ = fit_network(
         module,
         module,
@@ -149,15 +220,45 @@ def train(
         loader,
         validation,
         loss=loss,
-        optimizer=resolve_optimizer(optimizer, learning_rate),
-        epochs=epochs,
-        patience=patience,
-        seed=int(loader.plan.order.seed),
-        ranks=ranks,
-        hang_timeout_s=hang_timeout_s,
-        progress=progress,
+        optimizer=make_optimizer,
+        recipe=recipe,
+        run=run,
     )
     return bundle
+
+
+def _preparation_of(loader: Loader) -> TablePreparation:
+    """Return what prepares a loader's rows; one that does nothing where none was given."""
+    samples = loader.preparation if isinstance(loader.preparation, SampleEncoder) else None
+    preparation = samples.preparation if samples is not None else loader.preparation
+    if preparation is None:
+        names = [name for name in loader.encoder.columns if name not in (loader.target, loader.weight)]
+        preparation = TablePreparation.raw(names)
+    if not isinstance(preparation, TablePreparation):
+        raise ArgumentError(f"loader.preparation={preparation!r} must be a TablePreparation for a bundle to carry it")
+    return preparation
+
+
+def _fit_on_arrays(module: nn.Module, recipe: Recipe, run: Run, loader: Loader, validation: Loader | None) -> Bundle:
+    """Train on grids or windows, which nothing prepares."""
+    check_recipe(recipe, loader, validation)
+    state, report = run(recipe, loader, validation)
+    recipe.task.load_state_dict(state)
+    return Bundle.from_network(
+        module,
+        preparation=TablePreparation.raw([]),
+        target=None,
+        model=module,
+        schema=ModelSchema(0),
+        metrics=_metrics(report),
+        history=report.history,
+        plan_digest=loader.plan.digest,
+    )
+
+
+def _metrics(report: TrainingReport) -> dict[str, float]:
+    best = report.history[report.best_epoch]
+    return {name.removeprefix("validation_"): best[name] for name in best if name.startswith("validation_")}
 
 
 def fit_network(
@@ -170,18 +271,14 @@ def fit_network(
     *,
     loss: str | nn.Module | Loss,
     optimizer: Optimizer,
-    epochs: int,
-    patience: int | None,
-    seed: int,
-    ranks: int | None,
-    hang_timeout_s: float,
-    progress: bool | None,
+    recipe: Callable[[Task], Recipe],
+    run: Run,
 ) -> tuple[Bundle, TrainingReport]:
     """Train a network behind its preparation, and bundle the two.
 
     Parameters
     ----------
-    network : torch.nn.Module
+    network : torch.nn.Module or Task
         Takes what `preparation` makes; trained in place.
     model : str, mapping, torch.nn.Module or callable
         What the network was built of.
@@ -192,15 +289,13 @@ def fit_network(
     loader, validation : Loader
         Training and validation data; the latter may be None.
     loss : str, torch.nn.Module or callable
-        See `train`.
+        See `train`; a task has its own.
     optimizer : callable
-        ``f(parameters) -> torch.optim.Optimizer``.
-    epochs, patience : int
-        See `train`.
-    seed : int
-        Of dropout and other random streams.
-    ranks, hang_timeout_s, progress : object
-        See `train`.
+        ``f(parameters) -> torch.optim.Optimizer``; a task has its own.
+    recipe : callable
+        Makes the recipe of a task.
+    run : callable
+        `run_recipe`, of a recipe and the two loaders.
 
     Returns
     -------
@@ -214,182 +309,33 @@ def fit_network(
     ArgumentError
         If an argument cannot work, or the network does not take the loader's batches.
     """
-    if not _is_count(epochs):
-        raise ArgumentError(f"epochs={epochs!r} must be a whole number, at least 1")
-    if patience is not None and not _is_count(patience):
-        raise ArgumentError(f"patience={patience!r} must be a whole number, at least 1, or None")
-    if patience is not None and validation is None:
-        raise ArgumentError(f"patience={patience} needs validation data; give validation=")
-    for name, given in (("loader", loader), ("validation", validation)):
-        if given is not None and given.collate is not None:
-            raise ArgumentError(f"{name} has collate={given.collate!r}, which is for loops of your own; leave it out")
-    if validation is not None:
-        _check_validation(validation, loader)
     is_one_odds = goal_of(loss) == "two classes" and isinstance(target, ClassTarget) and len(target.classes) == 2
     num_outputs = 1 if is_one_odds else target.num_outputs
     schema = ModelSchema(len(preparation.feature_names), preparation.cardinalities, num_outputs)
     check_model(network, schema)
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        raise ArgumentError(
-            f"model={type(network).__name__} has no parameter that is trainable; give it one with requires_grad=True"
-        )
-    prepared = PreparedModel(preparation.as_module(), network)
-    resolved = resolve_loss(loss)
-    _check_loss(SampleLoss(resolved), target, num_outputs)
-    if isinstance(target, ClassTarget):
-        sample_loss: SampleLoss = ClassLoss(resolved, target.name, len(target.classes))
+    task: Task
+    if isinstance(network, Task):
+        task = PreparedTask(preparation.as_module(), network)
     else:
+        resolved = resolve_loss(loss)
+        check_loss(SampleLoss(resolved), target, num_outputs)
         sample_loss = SampleLoss(resolved)
-    recipe = Recipe(
-        module=prepared,
-        loss=sample_loss,
-        optimizer=optimizer,
-        epochs=epochs,
-        patience=patience,
-        make_metrics=partial(make_metrics, target),
-        seed=seed,
-    )
-    state, report = run_recipe(
-        recipe, loader, validation, ranks=ranks, hang_timeout_s=hang_timeout_s, progress=progress
-    )
-    prepared.load_state_dict(state)
-    best = report.history[report.best_epoch]
+        if isinstance(target, ClassTarget):
+            sample_loss = ClassLoss(resolved, target.name, len(target.classes))
+        prepared = PreparedModel(preparation.as_module(), network)
+        task = NetworkTask(prepared, sample_loss, optimizer, partial(make_metrics, target))
+    made = recipe(task)
+    check_recipe(made, loader, validation)
+    state, report = run(made, loader, validation)
+    task.load_state_dict(state)
     bundle = Bundle.from_network(
-        prepared,
+        network,
         preparation=preparation,
         target=target,
         model=model,
         schema=schema,
-        metrics={name.removeprefix("validation_"): best[name] for name in best if name.startswith("validation_")},
+        metrics=_metrics(report),
         history=report.history,
         plan_digest=loader.plan.digest,
     )
     return bundle, report
-
-
-def resolve_optimizer(optimizer: str | Optimizer, learning_rate: float) -> Optimizer:
-    """Find an optimizer by name.
-
-    Parameters
-    ----------
-    optimizer : str or callable
-        ``"adam"``, ``"adamw"``, ``"sgd"``, or ``f(parameters) -> torch.optim.Optimizer``, which is returned as it is.
-    learning_rate : float
-        For one given by name.
-
-    Returns
-    -------
-    callable
-        ``f(parameters) -> torch.optim.Optimizer``.
-
-    Raises
-    ------
-    ArgumentError
-        If the name is unknown, or the learning rate is no finite number that is more than 0.
-    """
-    if not isinstance(optimizer, str):
-        return optimizer
-    if optimizer not in OPTIMIZERS:
-        raise ArgumentError(f"optimizer={optimizer!r} is unknown{did_you_mean(optimizer, OPTIMIZERS)}")
-    if not isinstance(learning_rate, Real) or not 0 < learning_rate < math.inf:
-        raise ArgumentError(f"learning_rate={learning_rate!r} must be a finite number, more than 0")
-    return partial(OPTIMIZERS[optimizer], lr=learning_rate)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _check_validation(validation: Loader, loader: Loader) -> None:
-    """Refuse validation data that the network would take for something else than the training data."""
-    if validation.plan.order.tail != "pad":
-        raise ArgumentError("validation trims rows, so its metrics would not be exact; make it with tail='pad'")
-    if validation.sampling is not None:
-        raise ArgumentError(
-            f"validation has sampling={validation.sampling!r}, so its metrics would be those of a draw; leave it out"
-        )
-    if "target" not in validation.encoder.fields:
-        raise ArgumentError(f"validation has no target; give Loader(..., target={loader.target!r}), as for training")
-    found, wanted = _sample(validation), _sample(loader)
-    for what, value in found.items():
-        if value != wanted[what]:
-            raise ArgumentError(
-                f"validation has {what} {value}, and the training data {wanted[what]}; make both loaders with the same "
-                "inputs=, target= and preparation="
-            )
-    if validation.preparation is not loader.preparation and _fitted(validation) != _fitted(loader):
-        raise ArgumentError(
-            f"validation is encoded by {validation.preparation!r}, and the training data by {loader.preparation!r} of "
-            "another fit; fit one preparation on the training data, and give it to both loaders"
-        )
-
-
-def _labels(loader: Loader) -> tuple[str | None, str | None]:
-    """Name the columns of the target and of the weight."""
-    if isinstance(loader.preparation, SampleEncoder) and loader.preparation.target is not None:
-        return loader.preparation.target.name, loader.preparation.weight
-    return loader.target, loader.weight
-
-
-def _sample(loader: Loader) -> dict[str, Any]:
-    """Say what a sample of a loader is, but for its weight."""
-    labels, fields = _labels(loader), loader.encoder.fields
-    return {
-        "inputs": [name for name in loader.encoder.columns if name not in labels],
-        "target": labels[0],
-        "arrays": {name: f"{fields[name].dtype}{list(fields[name].shape)}" for name in fields if name != "weight"},
-    }
-
-
-def _fitted(loader: Loader) -> tuple[Any, Any]:
-    """Describe what encodes a loader's samples, so that equal ones compare equal."""
-    encoder, target = loader.preparation, None
-    if isinstance(encoder, SampleEncoder):
-        encoder, target = encoder.preparation, encoder.target
-    return (
-        encoder.to_dict() if isinstance(encoder, TablePreparation) else encoder,
-        None if target is None else target.to_dict() | {"counts": None},
-    )
-
-
-def _check_loss(loss: Loss, target: Target, num_outputs: int) -> None:
-    """Refuse a loss that does not give one value a sample, by a few samples of zeros."""
-    outputs = torch.zeros(3, num_outputs)
-    zeros = torch.zeros(3, dtype=torch.int64 if isinstance(target, ClassTarget) else torch.float32)
-    shapes = f"outputs [3, {num_outputs}] and a target [3]"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of shapes, which are looked at below
-            losses = loss(outputs, zeros)
-    except Exception as error:
-        raise ArgumentError(f"loss fails on {shapes}: {type(error).__name__}: {error}") from error
-    weighted_sum(losses, torch.ones(3))
-    if losses.shape not in (zeros.shape, outputs.shape):
-        raise ArgumentError(
-            f"loss gives {list(losses.shape)} for {shapes}: it compares samples with each other; return one value a "
-            "sample, for example by outputs[:, 0]"
-        )
-
-
-def _plain_target(loss: str | nn.Module | Loss, name: str, num_outputs: int, *, is_whole: bool) -> Target:
-    """Describe a target that the loader passes as it is: codes 0, 1, ... of classes, or numbers."""
-    goal = goal_of(loss)
-    if goal in ("classes", "two classes") and not is_whole:
-        raise ArgumentError(
-            f"loss={_shown(loss)} compares classes, and target={name!r} is of floating point; cast it with "
-            f"data.astype({{{name!r}: 'int64'}}), or take a loss of numbers, such as 'mse'"
-        )
-    if goal == "two classes":
-        return ClassTarget(name, (0, 1), (0, 0))
-    if goal == "numbers" or not is_whole or (goal is None and num_outputs == 1):
-        return NumberTarget(name, 0.0, 1.0)
-    if num_outputs == 1:
-        raise ArgumentError(
-            f"loss={_shown(loss)} needs an output a class, and the module returns one; return more, or give "
-            f"loss='binary_cross_entropy' if target={name!r} is 0 or 1, or loss='mse' if it is a number"
-        )
-    return ClassTarget(name, tuple(range(num_outputs)), (0,) * num_outputs)
-
-
-def _shown(loss: str | nn.Module | Loss) -> str:
-    return repr(loss) if isinstance(loss, str) else type(loss).__name__

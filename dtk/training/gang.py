@@ -14,26 +14,31 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from dtk.errors import ArgumentError, ClusterError, DtkError
+from dtk.errors import ArgumentError, ClusterError, DtkError, RankError, SlotsTakenError, WorkerLostError
 from dtk.runtime import (
     ask_workers,
     current_client,
+    held_slots,
     is_error,
     live_workers,
     pack,
+    release_slots,
     run_on,
     submit_pinned,
     subscribed,
+    take_slots,
+    workers_wanted,
 )
-from dtk.training.planning import Gang, plan_gang
-from dtk.training.supervisor import RankOutcome, open_rendezvous, stacks_of, supervise, until_gone
+from dtk.training.planning import Gang, Ranks, least_and_most, plan_gang
+from dtk.training.supervisor import RankOutcome, let_leave, open_rendezvous, stacks_of, supervise, until_gone
 from dtk.training.verdict import RankFailure, verdict
 
 if TYPE_CHECKING:
@@ -43,6 +48,9 @@ __all__ = ["Gang", "launch", "plan_gang"]
 
 POLL_S = 0.05
 LIVENESS_POLL_S = 1.0
+GROWTH_POLL_S = 5.0
+WAIT_POLL_S = 0.5
+WORKERS_TIMEOUT_S = 3600.0  # a batch system may let them wait
 FIRST_FAILURE_WAIT_S = 1.5  # the cause and its effects come within this
 GONE_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 5.0  # on top, for the way
@@ -52,7 +60,8 @@ RESULT_TIMEOUT_S = 60.0
 def launch(
     fn: Callable[..., Any],
     *args: Any,
-    ranks: int | None = None,
+    ranks: int | tuple[int, int] | None = None,
+    resources: Mapping[str, float] | None = None,
     threads: int | None = None,
     env: Mapping[str, str] | None = None,
     hang_timeout_s: float = 300.0,
@@ -69,8 +78,12 @@ def launch(
         Called as ``fn(*args, **kwargs)`` on every rank. A module of the user's own travels with it.
     *args : object
         Picklable arguments.
-    ranks : int, optional
-        Processes. None takes one a GPU where there are any, else one a worker.
+    ranks : int or tuple of two int, optional
+        Processes: how many, or at least and at most, of which as many are started as there is room for then. None takes
+        one a GPU where there are any, else one a worker; with `resources` as many as the workers that offer them carry.
+    resources : mapping of str to float, optional
+        What each rank takes of its Dask worker, such as ``{"GPU": 1}``: only workers that offer it carry ranks, no more
+        than it is enough for, nor than they have GPUs or threads for. Other tasks that need it wait meanwhile.
     threads : int, optional
         Of each rank's operators; by default the worker's threads, shared by its ranks.
     env : mapping of str to str, optional
@@ -108,9 +121,83 @@ def launch(
     env = {} if env is None else env
     _refuse_bad_options(hang_timeout_s, env)
     payload = _pack_call(fn, args, kwargs)
-    gang = plan_gang(client, ranks, threads)
-    outcomes = run_gang(client, gang, payload, hang_timeout_s=hang_timeout_s, env=env)
+    with reserved(client, ranks, threads, resources) as (name, gang):
+        outcomes = run_gang(client, gang, name, payload, hang_timeout_s=hang_timeout_s, env=env)
     return [cloudpickle.loads(outcome.result) for outcome in outcomes]
+
+
+@contextlib.contextmanager
+def reserved(
+    client: Client,
+    ranks: Ranks = None,
+    threads: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    *,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[tuple[str, Gang]]:
+    """Hold the slots of a gang; where others have them, wait and say for whom.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected.
+    ranks, threads, resources : object
+        See `plan_gang`.
+    say : callable, optional
+        Takes a line for the user; standard error if None.
+
+    Yields
+    ------
+    name : str
+        The gang's, new.
+    gang : Gang
+        Where its ranks will run; all of its slots are its own until the end.
+
+    Raises
+    ------
+    ArgumentError, ClusterError
+        See `plan_gang`.
+    """
+    name = f"dtk-gang-{uuid.uuid4().hex[:8]}"
+    with workers_wanted(client, least_and_most(ranks)[1] or 0) as coming:
+        gang = _take(
+            client, name, lambda held: plan_gang(client, ranks, threads, held, resources or {}), coming, say or _say
+        )
+        try:
+            yield name, gang
+        finally:
+            if client.status == "running":  # else the scheduler knows that it is gone
+                release_slots(client, name)
+
+
+def _take(
+    client: Client,
+    name: str,
+    plan: Callable[[Mapping[str, Mapping[str, int]]], Gang],
+    coming: int,
+    say: Callable[[str], None],
+) -> Gang:
+    """Take the slots of a gang, once its workers have come and others let go of them."""
+    told, end = "", time.monotonic() + WORKERS_TIMEOUT_S
+    while True:
+        have_come = len(live_workers(client)) >= coming
+        try:
+            gang = plan(held_slots(client))
+            if take_slots(client, name, gang.wanted, gang.slots):
+                return gang
+        except ClusterError as error:
+            text = str(error)
+            if not isinstance(error, SlotsTakenError):
+                if have_come or time.monotonic() >= end:
+                    raise
+                text = f"asked for {coming} worker(s), and wait for them"
+            if text != told:
+                say(told := text)
+            time.sleep(WAIT_POLL_S)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _refuse_bad_options(hang_timeout_s: float, env: Mapping[str, str]) -> None:
@@ -138,11 +225,14 @@ def _pack_call(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 def run_gang(
     client: Client,
     gang: Gang,
+    name: str,
     payload: bytes,
     *,
     hang_timeout_s: float,
     env: Mapping[str, str],
     on_beat: Callable[[dict[str, Any]], None] | None = None,
+    grace_s: float = 0.0,
+    wants_more: Callable[[], bool] | None = None,
 ) -> list[RankOutcome]:
     """Run a gang to its end, and leave no process of it behind.
 
@@ -152,6 +242,8 @@ def run_gang(
         Connected.
     gang : Gang
         Where the ranks run.
+    name : str
+        Its name, unique in the cluster.
     payload : bytes
         What they run.
     hang_timeout_s : float
@@ -161,6 +253,10 @@ def run_gang(
     on_beat : callable, optional
         Called, on another thread, with rank 0's reports. Where it is given the ranks must report, so that their silence
         counts from the start; ranks that need not may be silent for as long as they like.
+    grace_s : float
+        Seconds that ranks have for a last checkpoint where a worker is lost or closes; 0 if they take none.
+    wants_more : callable, optional
+        Asked every few seconds whether the gang shall leave with a checkpoint, because more workers are there.
 
     Returns
     -------
@@ -169,41 +265,49 @@ def run_gang(
 
     Raises
     ------
-    ClusterError
+    WorkerLostError
         If a worker is lost.
     RankError
         If a rank raises, dies or hangs.
     """
     _refuse_bad_options(hang_timeout_s, env)
-    name = f"dtk-gang-{uuid.uuid4().hex[:8]}"
     first, addresses = gang.workers[0], [worker.address for worker in gang.workers]
     workers, futures = set(addresses), list[Any]()
     try:
         with subscribed(client, name, on_beat):
             port = run_on(client, open_rendezvous, first.address, name, first.host)
             shipped = client.scatter(payload, workers=list(workers), broadcast=True, hash=False)
-            places = gang.places(name, port, hang_timeout_s=hang_timeout_s, tells_of_start=on_beat is not None, env=env)
+            places = gang.places(
+                name, port, hang_timeout_s=hang_timeout_s, tells_of_start=on_beat is not None, env=env, grace_s=grace_s
+            )
             calls = [(address, (place, shipped)) for address, place in zip(addresses, places, strict=True)]
             keys = [f"{name}-rank-{place.rank}" for place in places]
-            futures += submit_pinned(client, supervise, calls, keys=keys)
-            outcomes = _await(client, gang, name, futures, hang_timeout_s)
+            futures += submit_pinned(client, supervise, calls, keys=keys, resources=gang.resources)
+            outcomes = _await(client, gang, name, futures, hang_timeout_s, wants_more)
     except BaseException as error:
+        if isinstance(error, WorkerLostError):
+            _let_leave(client, gang, futures, grace_s)
         note = _disband(client, name, futures, workers)
         if note:
             error.add_note(note)
-        if isinstance(error, Exception) and not isinstance(error, DtkError):
-            _refuse_lost(client, workers, error)
+        if client.status == "running" and not isinstance(error, RankError | WorkerLostError | KeyboardInterrupt):
+            _refuse_lost(client, workers, error)  # one that went while the gang was formed does not answer, for example
         raise
     _disband(client, name, futures, workers)
     return outcomes
 
 
 def _await(
-    client: Client, gang: Gang, name: str, futures: list[Future[Any]], hang_timeout_s: float
+    client: Client,
+    gang: Gang,
+    name: str,
+    futures: list[Future[Any]],
+    hang_timeout_s: float,
+    wants_more: Callable[[], bool] | None,
 ) -> list[RankOutcome]:
     workers = [worker.address for worker in gang.workers]
     outcomes: dict[int, RankOutcome | RankFailure] = {}
-    looked_at = time.monotonic()
+    looked_at = counted_at = time.monotonic()
     while True:
         _collect(futures, outcomes)
         if any(isinstance(outcome, RankFailure) for outcome in outcomes.values()):
@@ -212,6 +316,11 @@ def _await(
             return [outcome for _, outcome in sorted(outcomes.items()) if isinstance(outcome, RankOutcome)]
         if client.status in ("closing", "closed"):
             raise ClusterError("the client was closed while its ranks ran, which ended them; close it later")
+        if client.status != "running":
+            raise ClusterError(
+                "the scheduler is gone, or cannot be reached, and its workers close with their ranks; start a cluster, "
+                "and run it again"
+            )
         for future in futures:
             if is_error(future):
                 _refuse_lost(client, set(workers))
@@ -220,6 +329,22 @@ def _await(
         if time.monotonic() - looked_at >= LIVENESS_POLL_S:
             looked_at = time.monotonic()
             _refuse_lost(client, {worker for rank, worker in enumerate(workers) if rank not in outcomes})
+        if wants_more is not None and time.monotonic() - counted_at >= GROWTH_POLL_S:
+            counted_at = time.monotonic()
+            if wants_more():
+                wants_more = None
+                ask_workers(client, let_leave, workers[:1], name, "more workers are there", timeout_s=ANSWER_TIMEOUT_S)
+        time.sleep(POLL_S)
+
+
+def _let_leave(client: Client, gang: Gang, futures: list[Future[Any]], grace_s: float) -> None:
+    """Wait until the ranks have taken the last checkpoint that those whose worker is gone ask them for."""
+    end = time.monotonic() + grace_s
+    while time.monotonic() < end:
+        alive = live_workers(client)
+        waiting = [future for future, worker in zip(futures, gang.workers, strict=True) if worker.address in alive]
+        if all(future.done() for future in waiting):
+            return
         time.sleep(POLL_S)
 
 
@@ -257,7 +382,7 @@ def _why(
 
 def _disband(client: Client, name: str, futures: list[Future[Any]], workers: set[str]) -> str:
     """End what runs of a gang; say what kept it from being sure of that, or nothing."""
-    if client.status in ("closing", "closed"):
+    if client.status != "running":
         return ""  # the scheduler has forgotten the tasks, and supervisors look for that
     try:
         client.cancel(futures, force=True)
@@ -270,7 +395,8 @@ def _disband(client: Client, name: str, futures: list[Future[Any]], workers: set
     return f"worker {', '.join(doubtful)} did not say that its ranks are gone; it hangs: end it" if doubtful else ""
 
 
-def _refuse_lost(client: Client, workers: set[str], cause: Exception | None = None) -> None:
+def _refuse_lost(client: Client, workers: set[str], cause: BaseException | None = None) -> None:
     lost = workers - live_workers(client)
     if lost:
-        raise ClusterError(f"worker {', '.join(sorted(lost))} was lost, and with it its ranks; run it again") from cause
+        text = f"worker {', '.join(sorted(lost))} was lost, and with it its ranks; run it again"
+        raise WorkerLostError(text) from cause

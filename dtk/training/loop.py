@@ -9,116 +9,44 @@ from __future__ import annotations
 
 import copy
 import gc
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, distributed, nn
-from torch.func import functional_call
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, distributed
 
-from dtk.errors import DataError
+from dtk.errors import ArgumentError, DataError
 from dtk.loader import Loader
 from dtk.memory import peak_rss_nbytes
-from dtk.training.losses import SampleLoss, weighted_sum
+from dtk.training.averaging import Average
+from dtk.training.beats import Beats
+from dtk.training.callbacks import Callback, load_states, states_of
+from dtk.training.checkpointing import Checkpointing
+from dtk.training.keeper import Left
+from dtk.training.losses import REMEDIES, refuse_not_finite
+from dtk.training.optimization import Optimization
 from dtk.training.rank import RankContext
-
-__all__ = ["Metrics", "RankReport", "Recipe", "train_rank"]
-
-NOT_INPUTS = ("target", "weight")
-_REMEDIES: Final = (
-    "if inputs are missing, give the loader preparation=dtk.TablePreparation().fit(data), which fills and scales them; "
-    "else lower learning_rate"
+from dtk.training.recipe import RankReport, Recipe
+from dtk.training.standing import (
+    Best,
+    Standing,
+    flat_state,
+    forget,
+    load_flat_state,
+    own_part,
+    parameter_of,
+    random_stream,
+    refuse_another,
+    shapes,
 )
+from dtk.training.strategies import Stepping, Strategy, gathered, share
+from dtk.training.task import losses_sum
+from dtk.training.trial import leaves_parameters_out
 
-
-class Metrics(Protocol):
-    """What the loop asks of metrics; ranks synchronise inside `compute`."""
-
-    def update(self, outputs: Tensor, target: Tensor, weight: Tensor) -> None:
-        """Take in a batch.
-
-        Parameters
-        ----------
-        outputs : Tensor [B, outputs]
-            Of the module.
-        target : Tensor [B]
-            As the loader gives it.
-        weight : Tensor [B]
-            0 for padding.
-        """
-
-    def compute(self) -> dict[str, float]:
-        """Return the metrics over all ranks; all of them must call it.
-
-        Returns
-        -------
-        dict of str to float
-            Each by name.
-        """
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a rank trains, and how.
-
-    Parameters
-    ----------
-    module : nn.Module
-        Called with the batch's inputs.
-    loss : SampleLoss
-        One value a sample.
-    optimizer : callable
-        ``f(parameters) -> torch.optim.Optimizer``.
-    epochs : int
-        At most.
-    patience : int or None
-        Epochs without a better validation loss after which training stops; None never stops early.
-    make_metrics : callable or None
-        Makes the metrics of a validation.
-    seed : int
-        Of dropout and other random streams.
-    """
-
-    module: nn.Module
-    loss: SampleLoss
-    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
-    epochs: int
-    patience: int | None
-    make_metrics: Callable[[], Metrics] | None
-    seed: int
-
-
-@dataclass
-class RankReport:
-    """What a rank brings home.
-
-    Parameters
-    ----------
-    state : dict of str to Tensor
-        The module's state of the best epoch, or of the last one without validation; empty but on rank 0.
-    history : list of dict
-        One entry an epoch.
-    best_epoch : int
-        The place in `history` of the epoch that `state` is of.
-    samples_per_s : float
-        Over all ranks and epochs, validation left out.
-    wait_share : float
-        Share of the training time that this rank waited for data.
-    peak_nbytes : int
-        The most memory this process held.
-    """
-
-    state: dict[str, Tensor] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = -1
-    samples_per_s: float = 0.0
-    wait_share: float = 0.0
-    peak_nbytes: int = 0
+__all__ = ["Training", "train_rank"]
 
 
 def train_rank(recipe: Recipe, loader: Loader, validation: Loader | None, context: RankContext) -> RankReport:
@@ -147,234 +75,374 @@ def train_rank(recipe: Recipe, loader: Loader, validation: Loader | None, contex
     """
     loader = loader.on_device(context.device)
     validation = None if validation is None else validation.on_device(context.device)
-    loop = _Loop(recipe, loader, context)
-    best = _Best(recipe.patience, keeps_state=context.rank == 0)
-    report = RankReport()
-    for epoch in range(recipe.epochs):
-        entry = loop.train_epoch(epoch)
-        if validation is not None:
-            entry |= {f"validation_{name}": value for name, value in loop.validate(validation, epoch).items()}
-            best.consider(epoch, entry["validation_loss"], loop.module)
-        report.history.append(entry)
-        loop.tell(epoch, len(loader), entry=entry, at_once=True)
-        if best.is_over:
-            break
-    loop.let_go()
-    if context.rank == 0:
-        state = best.state or loop.module.state_dict()
-        report.state = {name: value.detach().cpu() for name, value in state.items()}
-    report.best_epoch = len(report.history) - 1 if validation is None else best.epoch
-    report.samples_per_s = loop.samples / max(loop.train_s, 1e-9)
-    report.wait_share = loop.wait_s / max(loop.train_s, 1e-9)
-    report.peak_nbytes = peak_rss_nbytes()
-    return report
+    training = Training(recipe, loader, validation, context)
+    callbacks: list[Callback] = [Beats(context), *recipe.callbacks]
+    if recipe.checkpoint is None:
+        training.run(callbacks)
+        return training.report()
+    checkpointing, left = Checkpointing(recipe.checkpoint, context), ""
+    try:
+        training.run([checkpointing, *callbacks])
+    except Left as leaving:
+        left = str(leaving)
+    return replace(training.report(), left=left, incarnation=checkpointing.incarnation)
 
 
-class _Best:
-    """Keeps the best state by validation loss, and says when patience is out; NaN is worse than any loss."""
+class Training:
+    """A training as one rank runs it, and as callbacks see it.
 
-    def __init__(self, patience: int | None, *, keeps_state: bool) -> None:
-        self._patience = patience
-        self._keeps_state = keeps_state
-        self._loss = math.inf
-        self.epoch = -1
-        self._epochs_since = 0
-        self.state: dict[str, Tensor] = {}
+    Parameters
+    ----------
+    recipe : Recipe
+        What to train, and how.
+    loader : Loader
+        Of the training data, for this rank.
+    validation : Loader or None
+        Of the validation data, for this rank.
+    context : RankContext
+        Who this rank is.
 
-    def consider(self, epoch: int, loss: float, module: nn.Module) -> None:
-        self._epochs_since += 1
-        loss = math.inf if math.isnan(loss) else loss
-        if loss < self._loss or self.epoch < 0:
-            self._loss, self.epoch, self._epochs_since = loss, epoch, 0
-            if self._keeps_state:
-                self._keep(module.state_dict())
+    Attributes
+    ----------
+    rank, ranks : int
+        This rank's number, and how many there are.
+    module : nn.Module
+        What is trained: a `Task`, or one that holds the user's module.
+    epochs : int
+        How many there will be at most.
+    steps : int
+        Those of all epochs.
+    """
 
-    def _keep(self, state: dict[str, Tensor]) -> None:
-        """Copy a state over the one before, so that there are never two."""
-        shapes, kept = ({name: value.shape for name, value in some.items()} for some in (state, self.state))
-        if shapes != kept:
-            self.state = copy.deepcopy(state)
-            return
-        for name, value in state.items():
-            self.state[name].copy_(value)
+    def __init__(self, recipe: Recipe, loader: Loader, validation: Loader | None, context: RankContext) -> None:
+        self._recipe, self._loader, self._validation = recipe, loader, validation
+        self.rank, self.ranks, self.epochs = context.rank, context.ranks, recipe.epochs
+        self._device = torch.device(context.device)
+        has_weight = loader.weight is not None or "weight" in getattr(loader.preparation, "fields", ())
+        self._is_weighted = has_weight or recipe.task.reweighs
+        self.module = recipe.task.to(self._device)
+        self._strategy = self._share()
+        self._average = None if recipe.method.ema is None else Average(self.module, recipe.method.ema)
+        self._steps_per_epoch = -(-len(loader) // recipe.method.accumulate)
+        self.steps = recipe.epochs * self._steps_per_epoch
+        self._optimization = Optimization(recipe.task, recipe.method, self._strategy, self._device, self.steps)
+        if self._optimization.follows_validation and validation is None:
+            raise ArgumentError("schedule= follows the validation loss; give validation=")
+        self._best = Best(recipe.patience, keeps_state=self.rank == 0 or recipe.method.strategy == "fsdp")
+        self._at = Standing()
+        self._callbacks: list[Callback] = []
+        self.loss = float("nan")
+        """The mean loss of this epoch so far, as this rank sees it."""
 
     @property
-    def is_over(self) -> bool:
-        return self._patience is not None and self._epochs_since >= self._patience > 0
+    def epoch(self) -> int:
+        """The epoch, from 0."""
+        return self._at.epoch
 
+    @property
+    def step(self) -> int:
+        """The step that comes next, counted over all epochs."""
+        return self._at.epoch * self._steps_per_epoch + self._at.step
 
-class _Loop:
-    def __init__(self, recipe: Recipe, loader: Loader, context: RankContext) -> None:
-        self._recipe = recipe
-        self._loader = loader
-        self._context = context
-        self._device = torch.device(context.device)
-        self.module = recipe.module.to(self._device)
-        recipe.loss.to(self._device)
-        has_weight = loader.weight is not None or "weight" in getattr(loader.preparation, "fields", ())
-        self._has_plain_total = not (has_weight or recipe.loss.reweighs)
-        self._replica: nn.Module = self.module
-        if context.ranks > 1:
-            is_partial = self._sum_over_ranks(float(self._has_unused_parameter())) > 0
-            self._replica = DistributedDataParallel(
-                self.module, find_unused_parameters=is_partial, gradient_as_bucket_view=True
-            )
-        self._optimizer = recipe.optimizer(self.module.parameters())
-        self.samples = 0
-        self.train_s = 0.0
-        self.wait_s = 0.0
-        self._loss = float("nan")
+    @property
+    def samples(self) -> int:
+        """The samples trained on so far, by all ranks."""
+        return self._at.samples
 
-    def train_epoch(self, epoch: int) -> dict[str, Any]:
-        torch.manual_seed(_stream(self._recipe.seed, epoch, self._context.rank))
-        self._replica.train()
-        self._loader.set_epoch(epoch)
-        start, waited, samples = time.perf_counter(), self.wait_s, self.samples
-        loss_sum = weight_sum = 0.0
-        for step, batch in enumerate(self._timed(self._loader)):
-            loss = weighted_sum(self._losses(batch), batch["weight"])
-            total = self._total(step, batch)
-            value = float(loss.detach())
-            _refuse_not_finite(value, batch, f"step {step + 1} of epoch {epoch + 1}")
-            self._optimizer.zero_grad(set_to_none=True)
-            # DDP averages over ranks; times their number it is the sum, over the global weight the mean
-            (loss * (self._context.ranks / max(total, 1e-12))).backward()
-            self._optimizer.step()
-            loss_sum += value
-            weight_sum += total
-            self.samples += self._loader.plan.samples_in_step(step)
-            self._loss = loss_sum * self._context.ranks / max(weight_sum, 1e-12)
-            self.tell(epoch, step + 1)
-        if not all(bool(weights.isfinite().all()) for weights in self.module.parameters()):
-            raise DataError(f"the module's weights are no longer finite after epoch {epoch + 1}; {_REMEDIES}")
-        seconds = time.perf_counter() - start
-        self.train_s += seconds
-        return {
-            "epoch": epoch + 1,
-            "loss": self._sum_over_ranks(loss_sum) / max(weight_sum, 1e-12),
-            "seconds": seconds,
-            "samples": self.samples - samples,
-            "samples_per_s": (self.samples - samples) / max(seconds, 1e-9),
-            "wait_share": (self.wait_s - waited) / max(seconds, 1e-9),
-        }
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The figures of the epochs so far, one entry each."""
+        return self._at.history
 
-    def validate(self, validation: Loader, epoch: int) -> dict[str, float]:
-        metrics = self._recipe.make_metrics() if self._recipe.make_metrics is not None else None
-        loss_sum = weight_sum = 0.0
-        self._replica.eval()
-        self._share_buffers()
-        with torch.inference_mode():
-            for step, batch in enumerate(validation):
-                outputs = _forward(self.module, batch)
-                losses = self._recipe.loss(outputs, batch["target"])
-                value = float(weighted_sum(losses, batch["weight"]))
-                _refuse_not_finite(value, batch, f"step {step + 1} of the validation after epoch {epoch + 1}")
-                loss_sum += value
-                weight_sum += float(self._recipe.loss.divisor(batch["target"], batch["weight"]))
-                if metrics is not None:
-                    counted = self._recipe.loss.counted(batch["target"], batch["weight"])
-                    metrics.update(outputs, batch["target"], counted)
-                self._context.report(lambda: {"phase": "validation"})
-        loss = self._sum_over_ranks(loss_sum) / max(self._sum_over_ranks(weight_sum), 1e-12)
-        return {"loss": loss, **(metrics.compute() if metrics is not None else {})}
+    @property
+    def read_nbytes(self) -> int:
+        """Bytes that this rank has read so far."""
+        return self._loader.read_nbytes
 
-    def tell(self, epoch: int, step: int, *, entry: dict[str, Any] | None = None, at_once: bool = False) -> None:
-        def message() -> dict[str, Any]:
-            return {
-                "phase": "training" if entry is None else "epoch",
-                "epoch": epoch + 1,
-                "epochs": self._recipe.epochs,
-                "step": epoch * len(self._loader) + step,
-                "steps": self._recipe.epochs * len(self._loader),
-                "loss": self._loss,
-                "samples": self.samples,
-                "wait_s": self.wait_s,
-                "entry": entry,
-            }
+    @property
+    def wait_s(self) -> float:
+        """Seconds that this rank waited for data so far."""
+        return self._at.wait_s + self._at.epoch_wait_s
 
-        self._context.report(message, at_once=at_once)
+    @property
+    def learning_rate(self) -> float:
+        """That of the first optimizer's first parameters."""
+        return self._optimization.learning_rate
 
-    def let_go(self) -> None:
-        """Free what only further steps need, so that there is room to send the outcome."""
-        self._optimizer.zero_grad(set_to_none=True)
-        del self._optimizer, self._replica
+    def stop(self) -> None:
+        """End the training with this epoch; any rank may ask for it, before `Callback.on_epoch_end` is over."""
+        self._at.is_stopped = True
+
+    def run(self, callbacks: list[Callback]) -> None:
+        """Train from where it stands to the end.
+
+        Parameters
+        ----------
+        callbacks : list of Callback
+            Called in this order; by their places checkpoints know them again.
+        """
+        self._callbacks = callbacks
+        try:
+            self._call("on_train_start")
+            while not self._is_over():
+                self._run_epoch()
+            self._call("on_train_end")
+        except BaseException as error:
+            self._call("on_exception", error)
+            raise
+
+    def report(self) -> RankReport:
+        """Let go of all that only further steps need, and say how it went.
+
+        Returns
+        -------
+        RankReport
+            The outcome.
+        """
+        at = self._at
+        if self._best.epoch >= 0:
+            state = gathered(self._best.state, self.rank)
+        else:
+            with self._averaged():
+                state = gathered(self.module.state_dict(), self.rank, copies=self._average is not None)
+        del self._optimization, self._strategy
         gc.collect()  # a replica refers to itself
+        return RankReport(
+            state=state,
+            history=at.history,
+            best_epoch=self._best.epoch if self._validation is not None else len(at.history) - 1,
+            samples_per_s=at.samples / max(at.train_s, 1e-9),
+            wait_share=at.wait_s / max(at.train_s, 1e-9),
+            peak_nbytes=peak_rss_nbytes(),
+        )
 
-    def _total(self, step: int, batch: dict[str, Tensor]) -> float:
-        """By what the global batch's sum is divided; the plan knows it where no sample counts more than another."""
-        if self._has_plain_total:
-            return float(self._loader.plan.samples_in_step(step))
-        return self._sum_over_ranks(float(self._recipe.loss.divisor(batch["target"], batch["weight"])))
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of a checkpoint.
 
-    def _has_unused_parameter(self) -> bool:
-        """Tell whether a step leaves a trained parameter without a gradient, by two rows of zeros."""
-        torch.manual_seed(_stream(self._recipe.seed))
-        batch = {
-            name: torch.from_numpy(np.zeros((2, *field.shape), field.dtype)).to(self._device)
-            for name, field in self._loader.plan.fields.items()
+        Returns
+        -------
+        dict of str to Tensor
+            The module's and the optimizers', and on the rank that keeps them those of the best epoch.
+        """
+        self._share_buffers()
+        module, optimizer = flat_state(self.module, self._optimization.optimizers)
+        held = {"best": self._best.state, "ema": {} if self._average is None else self._average.tensors}
+        named = {f"{kind}.{name}": value for kind, some in held.items() for name, value in some.items()}
+        return module | {name: value for name, value in optimizer.items() if isinstance(value, Tensor)} | named
+
+    def standing(self) -> dict[str, Any]:
+        """Return all else of a checkpoint; all ranks call it.
+
+        Returns
+        -------
+        dict
+            In types of JSON.
+        """
+        module, optimizer = flat_state(self.module, self._optimization.optimizers)
+        told: list[Any] = [(self._at.loss_sum, self._at.is_stopped)]
+        if self.ranks > 1:
+            own, told = told[0], [None] * self.ranks
+            distributed.all_gather_object(told, own)
+        at = {name: value for name, value in vars(self._at).items() if name != "loss_sum"}
+        return {
+            "at": at | {"is_stopped": any(is_stopped for _, is_stopped in told)},
+            "loss_sums": [loss_sum for loss_sum, _ in told],
+            "loader": self._loader.state_dict(),
+            "optimizer": {name: value for name, value in optimizer.items() if not isinstance(value, Tensor)},
+            "optimization": self._optimization.state_dict(),
+            "callbacks": states_of(self._callbacks),
+            "best": self._best.standing(),
+            "seed": self._recipe.seed,
+            "method": self._recipe.method.marks(),
+            "shapes": shapes(module, optimizer),
         }
-        positional, named = _arguments(batch)
-        buffers = {name: value.clone() for name, value in self.module.named_buffers()}  # a step may change them
-        trained = [parameter for parameter in self.module.parameters() if parameter.requires_grad]
-        outputs = functional_call(self.module.train(), buffers, positional, named)
-        return any(gradient is None for gradient in torch.autograd.grad(outputs.sum(), trained, allow_unused=True))
+
+    def restore(self, standing: Mapping[str, Any], load: Callable[[dict[str, Tensor]], None]) -> None:
+        """Go on from a checkpoint.
+
+        Parameters
+        ----------
+        standing : mapping
+            What `standing` returned.
+        load : callable
+            Fills tensors, by the names that `tensors` gave.
+        """
+        optimizers = self._optimization.optimizers
+        module, optimizer = flat_state(self.module, optimizers, fresh=True)
+        kept = {parameter_of(name) for name in [*standing["shapes"], *standing["optimizer"]]}
+        without = {parameter_of(name) for name in optimizer} - kept  # which had taken no step yet
+        begun = {name: value for name, value in optimizer.items() if parameter_of(name) not in without}
+        own = {"seed": self._recipe.seed, "method": self._recipe.method.marks(), "shapes": shapes(module, begun)}
+        refuse_another(standing, own)
+        best = {}
+        if self._best.keeps_state and standing["best"]["epoch"] >= 0:
+            best = copy.deepcopy(dict(self.module.state_dict()))
+        averages = {} if self._average is None else self._average.tensors
+        found = module | {name: value for name, value in begun.items() if isinstance(value, Tensor)}
+        held = {"best": best, "ema": averages}
+        load(found | {f"{kind}.{name}": value for kind, some in held.items() for name, value in some.items()})
+        load_flat_state(self.module, optimizers, module, optimizer, standing["optimizer"])
+        forget(self.module, optimizers, without)
+        self._optimization.load_state_dict(standing["optimization"])
+        self._loader.load_state_dict(standing["loader"])
+        sums = standing["loss_sums"]
+        loss_sum = sums[self.rank] if len(sums) == self.ranks else sum(sums) * (self.rank == 0)
+        self._at = Standing(**standing["at"], loss_sum=loss_sum)
+        self._best.restore(standing["best"], best)
+        load_states(self._callbacks, standing["callbacks"])
+
+    def _is_over(self) -> bool:
+        at = self._at
+        return at.epoch >= self.epochs or (at.step == 0 and (self._best.is_over or at.is_stopped))
+
+    def _run_epoch(self) -> None:
+        at = self._at
+        self._call("on_epoch_start")
+        entry = self._train_epoch()
+        if self._validation is not None:
+            with self._averaged():
+                found = self._validate(self._validation)
+                entry |= {f"validation_{name}": value for name, value in found.items()}
+                self._best.consider(at.epoch, entry["validation_loss"], self.module)
+            self._optimization.end_epoch(entry["validation_loss"])
+        at.history.append(entry)
+        self._call("on_epoch_end", entry)
+        at.is_stopped = self._sum_over_ranks(float(at.is_stopped)) > 0
+        at.begin_epoch(at.epoch + 1)
+
+    def _train_epoch(self) -> dict[str, Any]:
+        at = self._at
+        self._strategy.stepping.train()
+        if at.step == 0:
+            self._loader.set_epoch(at.epoch)
+        started, epoch_s = time.perf_counter(), at.epoch_s
+        batches = iter(self._loader)
+        while at.step < self._steps_per_epoch:
+            self._call("on_step_start")
+            self._take_step(batches)
+            at.epoch_s = epoch_s + time.perf_counter() - started
+            self._call("on_step_end")
+        for _ in batches:  # it ends by itself, and with it what reads
+            raise AssertionError("more batches than steps")
+        if not all(bool(own_part(weights).isfinite().all()) for weights in self.module.parameters()):
+            raise DataError(f"the module's weights are no longer finite after epoch {at.epoch + 1}; {REMEDIES}")
+        at.train_s, at.wait_s = at.train_s + at.epoch_s, at.wait_s + at.epoch_wait_s
+        waited_s, at.epoch_wait_s = at.epoch_wait_s, 0.0
+        return {
+            "epoch": at.epoch + 1,
+            "loss": self._sum_over_ranks(at.loss_sum) / max(at.weight_sum, 1e-12),
+            "seconds": at.epoch_s,
+            "samples": at.epoch_samples,
+            "samples_per_s": at.epoch_samples / max(at.epoch_s, 1e-9),
+            "wait_share": waited_s / max(at.epoch_s, 1e-9),
+        }
+
+    def _take_step(self, batches: Iterator[dict[str, Tensor]]) -> None:
+        """Take the batches of a step, each after the other, and go down their common gradient."""
+        at, size = self._at, self._recipe.method.accumulate
+        numbers = range(at.step * size, min((at.step + 1) * size, len(self._loader)))
+        samples = sum(self._loader.plan.samples_in_step(number) for number in numbers)
+        optimization, value, weight, total = self._optimization, 0.0, 0.0, float(samples)
+        optimization.begin(total)
+        for number in numbers:
+            batch = self._next(batches)
+            torch.manual_seed(random_stream(self._recipe.seed, at.epoch, number, self.rank))
+            weight += self._weight(batch)
+            if self._is_weighted and size == 1:
+                optimization.begin(total := self._sum_over_ranks(weight))
+            with nullcontext() if number == numbers[-1] else self._strategy.no_sync():
+                for name, loss in self._losses(batch):
+                    summed = losses_sum(loss.float(), batch["weight"])
+                    found = float(summed.detach())
+                    refuse_not_finite(found, batch, f"step {at.step + 1} of epoch {at.epoch + 1}")
+                    optimization.backward(name, summed)
+                    value += found
+        if self._is_weighted and size > 1:
+            total = self._sum_over_ranks(weight)
+        optimization.end(total)
+        if self._average is not None:
+            self._average.update()
+        at.take(samples, value, total)
+        self.loss = at.loss_sum * self.ranks / max(at.weight_sum, 1e-12)
+
+    def _next(self, batches: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Wait for a batch, and note for how long."""
+        asked = time.perf_counter()
+        batch = next(batches)
+        self._at.epoch_wait_s += time.perf_counter() - asked
+        return batch
+
+    def _losses(self, batch: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """Yield the losses of a batch, each with the name of its optimizer; without one where all follow it."""
+        if not self._recipe.task.yields:
+            yield "", self._strategy.step(batch)
+            return
+        losses = self._strategy.step(batch)
+        while True:
+            with self._optimization.autocast():  # of the task's own lines, and not of what follows a loss
+                named = next(losses, None)
+            if named is None:
+                return
+            yield named
+
+    def _validate(self, validation: Loader) -> dict[str, float]:
+        task, sums, weight_sum = self._recipe.task, dict[str, float](), 0.0
+        self._strategy.stepping.eval()
+        self._share_buffers()
+        task.validation_start()
+        with torch.no_grad():  # tensors of an inference could not be kept for a step
+            for step, batch in enumerate(validation):
+                for name, figures in self._strategy.stepping(batch, "validate").items():
+                    value = float(losses_sum(figures.float(), batch["weight"]))
+                    sums[name] = sums.get(name, 0.0) + value
+                    if name == "loss":
+                        where = f"step {step + 1} of the validation after epoch {self._at.epoch + 1}"
+                        refuse_not_finite(value, batch, where)
+                divisor = task.divisor(batch)
+                weight_sum += float(batch["weight"].sum() if divisor is None else divisor)
+                self._call("on_validation_step")
+        weight_sum = max(self._sum_over_ranks(weight_sum), 1e-12)
+        return {name: self._sum_over_ranks(value) / weight_sum for name, value in sums.items()} | dict(
+            task.validation_end()
+        )
+
+    def _share(self) -> Strategy:
+        """Spread the module over the ranks."""
+        recipe, loader = self._recipe, self._loader
+
+        def is_partial(stepping: Stepping) -> bool:
+            found = leaves_parameters_out(stepping, loader.plan.fields, self._device, recipe.seed)
+            return self._sum_over_ranks(float(found)) > 0
+
+        autocast = Optimization.autocast_of(recipe.method.precision, self._device)
+        strategy = share(Stepping(recipe.task, autocast), self.ranks, self._device, recipe.method.strategy, is_partial)
+        if recipe.method.compile:
+            strategy.step = torch.compile(strategy.step)
+        return strategy
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.in_place()
+
+    def _weight(self, batch: dict[str, Tensor]) -> float:
+        """Return by what the sum of this rank's losses is divided, where the plan does not know it."""
+        if not self._is_weighted:
+            return 0.0
+        divisor = self._recipe.task.divisor(batch)
+        return float(batch["weight"].sum() if divisor is None else divisor)
 
     def _share_buffers(self) -> None:
         """Give all ranks rank 0's buffers, which are those that are saved: each rank's step has changed its own."""
-        if self._context.ranks > 1:
+        if self.ranks > 1:
             for buffer in self.module.buffers():
                 distributed.broadcast(buffer, 0)
 
-    def _losses(self, batch: dict[str, Tensor]) -> Tensor:
-        return self._recipe.loss(_forward(self._replica, batch), batch["target"])
-
-    def _timed(self, loader: Loader) -> Iterator[dict[str, Tensor]]:
-        """Count the seconds between asking for a batch and having it."""
-        batches = iter(loader)
-        while True:
-            asked = time.perf_counter()
-            batch = next(batches, None)
-            self.wait_s += time.perf_counter() - asked
-            if batch is None:
-                return
-            yield batch
-
     def _sum_over_ranks(self, value: float) -> float:
-        if self._context.ranks == 1:
+        if self.ranks == 1:
             return value
         total = torch.tensor(value, dtype=torch.float64, device=self._device)
         distributed.all_reduce(total)
         return float(total)
 
-
-def _forward(module: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-    positional, named = _arguments(batch)
-    outputs = module(*positional, **named)
-    assert isinstance(outputs, Tensor)
-    return outputs
-
-
-def _arguments(batch: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    """Say how a module takes a batch: ``inputs`` by position, anything else by name."""
-    named = {name: value for name, value in batch.items() if name not in ("inputs", *NOT_INPUTS)}
-    return ((batch["inputs"],) if "inputs" in batch else ()), named
-
-
-def _refuse_not_finite(loss: float, batch: dict[str, Tensor], where: str) -> None:
-    """Stop before a step that would make the weights NaN, which no later step mends."""
-    if math.isfinite(loss):
-        return
-    if not batch["target"].isfinite().all():
-        raise DataError(
-            f"the target is NaN or infinite in {where}; leave such rows out, with data.dropna(subset=[...])"
-        )
-    raise DataError(f"the loss is {loss} in {where}; {_REMEDIES}")
-
-
-def _stream(*key: int) -> int:
-    """Derive the seed of a random stream from where it stands.
-
-    >>> _stream(0, 1, 2) == _stream(0, 1, 2) != _stream(0, 2, 1)
-    True
-    """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    def _call(self, hook: str, *args: Any) -> None:
+        for callback in self._callbacks:
+            getattr(callback, hook)(self, *args)

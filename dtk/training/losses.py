@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Final, Literal
 
 import torch
@@ -13,7 +14,23 @@ from torch.nn import functional
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError
 
-__all__ = ["LOSSES", "ClassLoss", "Goal", "Loss", "SampleLoss", "goal_of", "resolve_loss", "weighted_sum"]
+__all__ = [
+    "LOSSES",
+    "REMEDIES",
+    "ClassLoss",
+    "Goal",
+    "Loss",
+    "SampleLoss",
+    "goal_of",
+    "refuse_not_finite",
+    "resolve_loss",
+    "weighted_sum",
+]
+
+REMEDIES: Final = (
+    "if inputs are missing, give the loader preparation=dtk.TablePreparation().fit(data), which fills and scales them; "
+    "else lower learning_rate"
+)
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Goal = Literal["classes", "two classes", "numbers"]
@@ -146,16 +163,10 @@ class SampleLoss:
             weight = weight * self._labelled.weight[target.where(weight > 0, 0)]
         return weight.sum()
 
-    def to(self, device: torch.device) -> None:
-        """Move what the loss holds.
-
-        Parameters
-        ----------
-        device : torch.device
-            Of the batches.
-        """
-        if isinstance(self._loss, nn.Module):
-            self._loss.to(device)
+    @property
+    def module(self) -> nn.Module | None:
+        """The loss, where it is a module, which may hold tensors."""
+        return self._loss if isinstance(self._loss, nn.Module) else None
 
 
 class ClassLoss(SampleLoss):
@@ -266,3 +277,29 @@ def weighted_sum(losses: Tensor, weight: Tensor) -> Tensor:
     if losses.dim() > 1:
         losses = losses.flatten(1).mean(1)
     return torch.dot(losses, weight.to(losses.dtype))
+
+
+def refuse_not_finite(loss: float, batch: Mapping[str, Tensor], where: str) -> None:
+    """Stop before a step that would make the weights NaN, which no later step mends.
+
+    Parameters
+    ----------
+    loss : float
+        Of the batch.
+    batch : mapping of str to Tensor
+        As the loader gave it.
+    where : str
+        For the error.
+
+    Raises
+    ------
+    DataError
+        If the loss is infinite or NaN.
+    """
+    if math.isfinite(loss):
+        return
+    if "target" in batch and not batch["target"].isfinite().all():
+        raise DataError(
+            f"the target is NaN or infinite in {where}; leave such rows out, with data.dropna(subset=[...])"
+        )
+    raise DataError(f"the loss is {loss} in {where}; {REMEDIES}")

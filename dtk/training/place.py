@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["RankPlace", "rank_environment"]
+__all__ = ["RankPlace", "rank_environment", "rank_variables"]
 
 KEEP_MEMORY_NBYTES = 2**30  # freed memory a rank keeps: a fresh page costs more than the step that needs it
 MAPPED_NBYTES = 32 * 2**20
@@ -45,6 +45,10 @@ class RankPlace:
         Whether its silence counts from the start of its function; else from the first that it tells, if it tells any.
     env : mapping
         Set in its environment, over everything else.
+    grace_s : float
+        Seconds that it has for a last checkpoint; 0 if it takes none.
+    worker_ranks : int
+        How many ranks of the gang its worker carries.
     """
 
     gang: str
@@ -61,6 +65,8 @@ class RankPlace:
     join_timeout_s: float
     tells_of_start: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
+    grace_s: float = 0.0
+    worker_ranks: int = 1
 
 
 def rank_environment(place: RankPlace) -> dict[str, str]:
@@ -74,7 +80,7 @@ def rank_environment(place: RankPlace) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        All that it gets.
+        All that its process is started with; the same for the next rank in the same place.
     """
     threads = str(place.threads)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
@@ -90,13 +96,31 @@ def rank_environment(place: RankPlace) -> dict[str, str]:
         "DTK_READ_THREADS": threads,
         "MALLOC_TRIM_THRESHOLD_": str(KEEP_MEMORY_NBYTES),
         "MALLOC_MMAP_THRESHOLD_": str(MAPPED_NBYTES),
+        **({} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}),
+        **place.env,
+    }
+
+
+def rank_variables(place: RankPlace) -> dict[str, str]:
+    """Name what is this one rank's alone, and may be set in its process later.
+
+    Parameters
+    ----------
+    place : RankPlace
+        The rank's.
+
+    Returns
+    -------
+    dict of str to str
+        The usual variables of ``torch.distributed``.
+    """
+    return {
         "RANK": str(place.rank),
         "WORLD_SIZE": str(place.ranks),
         "LOCAL_RANK": str(place.local_rank if place.gpu is None else 0),  # a rank sees one GPU, number 0
         "LOCAL_WORLD_SIZE": str(place.local_ranks),
         "MASTER_ADDR": place.host,
         "MASTER_PORT": str(place.port),
-        **({} if place.gpu is None else {"CUDA_VISIBLE_DEVICES": place.gpu}),
         **place.env,
     }
 

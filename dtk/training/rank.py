@@ -13,67 +13,36 @@ the rank with everything it started.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import faulthandler
+import math
 import os
-import queue
 import re
-import select
 import signal
+import socket
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
 
 from dtk.runtime import unpack
+from dtk.training.agreement import Agreement
+from dtk.training.events import Events
+from dtk.training.joining import Orders, RanksMissingError, connect, join_group
 from dtk.training.wire import FrameReader, FrameWriter
 
-__all__ = ["STACK_SIGNAL", "Orders", "RankContext", "current_rank"]
+__all__ = ["STACK_SIGNAL", "RankContext", "current_rank", "leave", "leave_orphaned", "leave_process", "main"]
 
 BEAT_EVERY_S = 0.5
 STACK_SIGNAL = signal.SIGUSR2
 """Makes a rank whose function runs print where it is."""
-
-
-@dataclass(frozen=True)
-class Orders:
-    """What a supervisor tells its rank.
-
-    Parameters
-    ----------
-    rank, ranks : int
-        This process's number, and how many there are.
-    host : str
-        Host of rank 0's store.
-    port : int
-        Its port.
-    listen_fd : int or None
-        For rank 0: the listening socket, inherited.
-    backend : str
-        ``"gloo"`` or ``"nccl"``.
-    threads : int
-        For torch's operators.
-    hang_timeout_s : float
-        After which a collective gives up.
-    join_timeout_s : float
-        After which it no longer waits for the other ranks to start.
-    payload : bytes
-        The function and its arguments, by cloudpickle.
-    """
-
-    rank: int
-    ranks: int
-    host: str
-    port: int
-    listen_fd: int | None
-    backend: str
-    threads: int
-    hang_timeout_s: float
-    join_timeout_s: float
-    payload: bytes
 
 
 class RankContext:
@@ -87,14 +56,54 @@ class RankContext:
         ``"cpu"`` or ``"cuda"``.
     send : callable
         Takes a message for the client.
+    orders : Orders, optional
+        Those of the gang; None where the rank is alone, in the user's own process.
     """
 
-    def __init__(self, rank: int, ranks: int, device: str, send: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        rank: int,
+        ranks: int,
+        device: str,
+        send: Callable[[dict[str, Any]], None],
+        orders: Orders | None = None,
+    ) -> None:
         self.rank = rank
         self.ranks = ranks
         self.device = device
+        self.on_leave: Callable[[str], None] | None = None
+        """Called, on any thread, with the reason when the rank shall leave; None where it cannot before its end."""
         self._send = send
         self._sent = -BEAT_EVERY_S
+        self._orders = orders
+
+    @property
+    def owns_process(self) -> bool:
+        """Whether the process is this rank's alone, so that its signals are for it."""
+        return self._orders is not None
+
+    def agreement(self) -> Agreement:
+        """Join what the ranks agree on; every rank does so once.
+
+        Returns
+        -------
+        Agreement
+            To be closed.
+        """
+        orders = self._orders
+        if orders is None:
+            return Agreement(self.rank, self.ranks)
+        return Agreement(self.rank, self.ranks, partial(connect, orders), hang_timeout_s=orders.hang_timeout_s)
+
+    @property
+    def grace_s(self) -> float:
+        """Seconds that there are for a last checkpoint."""
+        return 0.0 if self._orders is None else self._orders.grace_s
+
+    @property
+    def hang_timeout_s(self) -> float:
+        """Seconds of silence after which a rank counts as hung."""
+        return math.inf if self._orders is None else self._orders.hang_timeout_s
 
     def report(self, message: Callable[[], dict[str, Any]], *, at_once: bool = False) -> None:
         """Tell that this rank is alive, and how far it is; at most twice a second.
@@ -126,47 +135,67 @@ def current_rank() -> RankContext | None:
     return _current
 
 
-class _RanksMissingError(Exception):
-    """Other ranks did not start in time."""
-
-    def __init__(self, awaited: tuple[int, ...]) -> None:
-        super().__init__(f"rank {', '.join(map(str, awaited))} did not start")
-        self.awaited = awaited
-
-
-def main(orders_fd: int, frames_fd: int) -> int:
+def main(orders_fd: int, frames_fd: int, modules: Sequence[str] = ()) -> int:
     """Run a rank to its end.
 
     Parameters
     ----------
     orders_fd, frames_fd : int
-        Inherited ends of the two pipes.
+        Inherited: a socket that orders come from, and a pipe for what there is to tell.
+    modules : sequence of str
+        To be loaded before the orders come.
 
     Returns
     -------
     int
         The exit status: 0, or 1 if the function raised.
     """
+    for name in ("torch.distributed", *modules):  # before the orders: what follows them shall be quick
+        import_module(name)
     faulthandler.enable()
     faulthandler.register(STACK_SIGNAL, all_threads=False)
     os.register_at_fork(after_in_child=lambda: _let_go(orders_fd, frames_fd))
     for fd in (orders_fd, frames_fd):
         os.set_inheritable(fd, False)
-    inbox = os.fdopen(orders_fd, "rb")
-    reader = FrameReader(inbox)
+    inbox = socket.socket(fileno=orders_fd)
+    roused, fds, _, _ = socket.recv_fds(inbox, 1, 1)
+    if not roused:
+        return 0  # a spare that nobody needs any more
+    inbox.sendall(b"\0")
+    reader = FrameReader(inbox.makefile("rb"))
     writer = FrameWriter(os.fdopen(frames_fd, "wb"))
     orders: Orders = reader.read()
-    threading.Thread(target=_leave_with_worker, args=(inbox,), daemon=True).start()
+    for fd in fds:
+        os.set_inheritable(fd, False)
+        orders = replace(orders, listen_fd=fd)
+    os.environ.update(orders.variables)
+    with contextlib.suppress(OSError):  # another system than Linux: a name for `top` is no more than that
+        Path("/proc/self/comm").write_text(f"dtk-rank-{orders.rank}")
+    threading.Thread(target=_obey, args=(reader,), daemon=True).start()
+    last: tuple[str, Any]
     try:
-        result = _run(orders, writer)
+        last = ("result", _run(orders, writer))
     except BaseException as error:
-        writer.write(("error", _describe(error)))
-        status = 1
-    else:
-        writer.write(("result", result))
-        status = 0
+        last = ("error", _describe(error))
+    writer.write(("modules", [name for name in list(sys.modules) if name.startswith("dtk.")]))
+    writer.write(last)
     writer.close()
-    return status
+    return int(last[0] == "error")
+
+
+def leave_process(status: int) -> NoReturn:
+    """Exit as Python does, but for taking its modules apart: of torch's alone that takes half a second and more.
+
+    Parameters
+    ----------
+    status : int
+        Of the exit.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for the threads that are no daemons
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 def _let_go(*fds: int) -> None:
@@ -177,15 +206,38 @@ def _let_go(*fds: int) -> None:
     os.close(nowhere)
 
 
-def _leave_with_worker(inbox: BinaryIO) -> None:
-    """End this process, and all it started, when the worker is gone.
+def _obey(reader: FrameReader) -> None:
+    """Do what the supervisor says; where it is gone with its worker, leave, too.
 
-    The end of the pipe tells it at once; where a fork of the worker holds the pipe, too, the parent that is gone does:
-    see `START_RANK`.
+    The end of the pipe tells that at once; where a fork of the worker holds the pipe, too, the parent that is gone
+    does: see `START_RANK`.
     """
-    orders = select.poll()
-    orders.register(inbox, select.POLLIN)
-    orders.poll()  # nothing but the end comes after the orders
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            leave(reader.read())
+    leave_orphaned()
+
+
+def leave(reason: str) -> None:
+    """Let the rank leave before a next step, if what it runs can.
+
+    Parameters
+    ----------
+    reason : str
+        Why.
+    """
+    if _current is not None and _current.on_leave is not None:
+        _current.on_leave(reason)
+
+
+def leave_orphaned() -> None:
+    """End this process and all it started, once its function has taken a last checkpoint, if it takes any."""
+    if _current is not None and _current.on_leave is not None:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for fd in (1, 2):  # their reader is gone, too
+            os.dup2(nowhere, fd)
+        _current.on_leave("its worker is gone")
+        time.sleep(_current.grace_s)
     os.killpg(0, signal.SIGKILL)
 
 
@@ -197,65 +249,29 @@ def _run(orders: Orders, writer: FrameWriter) -> bytes:
 
     torch.set_num_threads(orders.threads)
     device = "cuda" if orders.backend == "nccl" else "cpu"
-    _current = RankContext(orders.rank, orders.ranks, device, lambda message: writer.write(("beat", message)))
+    events = Events(orders.rank, orders.ranks, partial(_send, writer, "event"), on_gpu=device == "cuda")
+    _current = RankContext(orders.rank, orders.ranks, device, partial(_report, writer, events), orders)
     fn, args, kwargs = unpack(orders.payload)
-    _join_group(orders)
+    events.open(join_group(orders))
     writer.write(("start", None))
     try:
         return cloudpickle.dumps(fn(*args, **kwargs))  # type: ignore[no-any-return]
     finally:
-        if sys.exc_info()[0] is None and torch.distributed.is_initialized():
+        has_ended_well = sys.exc_info()[0] is None
+        if has_ended_well or orders.rank == 0:
+            events.close()
+        if has_ended_well and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def _join_group(orders: Orders) -> None:
-    from torch import distributed
-
-    timeout = timedelta(seconds=orders.hang_timeout_s)
-    store = _open_store(orders)
-    keys = [f"dtk/rank/{rank}" for rank in range(orders.ranks)]
-    store.set(keys[orders.rank], "started")
-    try:
-        store.wait(keys, timedelta(seconds=orders.join_timeout_s))
-    except distributed.DistStoreError as error:
-        raise _RanksMissingError(tuple(rank for rank, key in enumerate(keys) if not store.check([key]))) from error
-    store.set_timeout(timeout)
-    distributed.init_process_group(
-        orders.backend, store=store, rank=orders.rank, world_size=orders.ranks, timeout=timeout
-    )
+def _report(writer: FrameWriter, events: Events, message: dict[str, Any]) -> None:
+    _send(writer, "beat", message.get("step"))
+    events.tell(message)
 
 
-def _open_store(orders: Orders) -> Any:
-    """Join rank 0's store; its socket listens before rank 0 starts, and torch would wait there without limit."""
-    from torch import distributed
-
-    opened: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    options: dict[str, Any] = {} if orders.listen_fd is None else {"master_listen_fd": orders.listen_fd}
-
-    def open_store() -> None:
-        try:
-            store = distributed.TCPStore(
-                orders.host,
-                orders.port,
-                orders.ranks,
-                is_master=orders.rank == 0,
-                timeout=timedelta(seconds=orders.join_timeout_s),
-                wait_for_workers=False,
-                **options,
-            )
-        except Exception as error:
-            opened.put(error)
-        else:
-            opened.put(store)
-
-    threading.Thread(target=open_store, daemon=True).start()
-    try:
-        store = opened.get(timeout=orders.join_timeout_s)
-    except queue.Empty:
-        raise _RanksMissingError((0,)) from None
-    if isinstance(store, Exception):
-        raise store
-    return store
+def _send(writer: FrameWriter, kind: str, content: Any) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the worker is gone; `leave_orphaned` does what there is to do
+        writer.write((kind, content))
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
@@ -279,6 +295,6 @@ def _describe(error: BaseException) -> dict[str, Any]:
         "text": text,
         "traceback": "".join(traceback.format_exception(type(error), error, last)),
         "pickled": pickled,
-        "awaited": error.awaited if isinstance(error, _RanksMissingError) else (),
+        "awaited": (error.awaited, error.place) if isinstance(error, RanksMissingError) else ((), ""),
         "nature": "timeout" if is_timeout else "effect" if is_effect else "cause",
     }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import cloudpickle
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -17,9 +18,13 @@ from dtk.loader import Loader, Plan
 from dtk.memory import format_nbytes
 from dtk.progress import Progress
 from dtk.runtime import current_client, pack
-from dtk.training.gang import Gang, plan_gang, run_gang
-from dtk.training.loop import RankReport, Recipe, train_rank
+from dtk.training.gang import Gang
+from dtk.training.loop import train_rank
+from dtk.training.planning import Ranks, least_and_most
 from dtk.training.rank import RankContext, current_rank
+from dtk.training.recipe import Method, RankReport, Recipe
+from dtk.training.recovery import NO_RECOVERY, RECOVERY, Recovery, run_through
+from dtk.training.shared import check_shared
 
 __all__ = ["TrainingReport", "can_read_less", "is_alone", "plan_rank_memory", "run_recipe"]
 
@@ -29,16 +34,22 @@ RANK_BASE_NBYTES: Final = 600 * 2**20
 MODULE_COPIES: Final = 5
 """The weights, their gradients (which DDP sends from where they are), Adam's two moments, and the best state so far."""
 
+CHECKPOINT_COPIES: Final = 4
+"""The weights, Adam's two moments and the best state so far, as they are written while the training goes on."""
+
 STEP_COPIES: Final = 2
 """Of one parameter at a time, while Adam takes its step."""
 
+SILENT_S: Final = 5.0
+"""Since a rank told its figures last, after which the progress says so."""
 
-def is_alone(ranks: int | None, loader: Loader) -> bool:
+
+def is_alone(ranks: Ranks, loader: Loader) -> bool:
     """Tell whether one rank is enough, in this process: without a cluster, or for data that is here already.
 
     Parameters
     ----------
-    ranks : int or None
+    ranks : int, tuple of two int, or None
         What the user asked for.
     loader : Loader
         Of the training data.
@@ -55,13 +66,12 @@ def is_alone(ranks: int | None, loader: Loader) -> bool:
     ClusterError
         If there is no client for several ranks.
     """
-    if ranks is not None and ranks < 1:
-        raise ArgumentError(f"ranks={ranks} must be at least 1")
+    least, most = least_and_most(ranks)
     if current_client() is None:
-        if ranks is not None and ranks > 1:
+        if least is not None and least > 1:
             raise ClusterError(f"ranks={ranks} need a Dask cluster; call dtk.connect() first, or ask ranks=1")
         return True
-    return ranks in (None, 1) and loader.is_in_memory
+    return most in (None, 1) and loader.is_in_memory
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,8 @@ def run_recipe(
     loader: Loader,
     validation: Loader | None,
     *,
-    ranks: int | None,
+    ranks: Ranks,
+    recovery: Recovery = RECOVERY,
     hang_timeout_s: float,
     progress: bool | None,
 ) -> tuple[dict[str, Tensor], TrainingReport]:
@@ -112,8 +123,11 @@ def run_recipe(
         What to train, and how.
     loader, validation : Loader
         Training and validation data; the latter may be None.
-    ranks : int or None
-        None takes one a GPU or worker of the current cluster; this process where there is none, or for data in memory.
+    ranks : int, tuple of two int, or None
+        How many, or at least and at most. None takes one a GPU or worker of the current cluster; this process where
+        there is none, or for data in memory.
+    recovery : Recovery
+        What becomes of a gang that breaks; without checkpoints, an error.
     hang_timeout_s : float
         Silence after which a rank is ended.
     progress : bool or None
@@ -131,29 +145,60 @@ def run_recipe(
     MemoryLimitError
         If the plan needs more memory than a rank's share.
     """
+    checkpoint = recipe.checkpoint
+    if checkpoint is not None:  # its launches know each other by that
+        checkpoint = dataclasses.replace(checkpoint, training=uuid.uuid4().hex)
+        recipe = dataclasses.replace(recipe, checkpoint=checkpoint)
     client = None if is_alone(ranks, loader) else current_client()
-    num_ranks = 1
-    if client is not None:
-        gang = plan_gang(client, ranks)
-        num_ranks = gang.num_ranks
     plans = {"loader": loader.plan} | ({} if validation is None else {"validation": validation.plan})
     payload = b"" if client is None else pack((_train_in_gang, (recipe, loader, validation), {}))
-    planned = plan_rank_memory(recipe.module, plans, num_ranks, payload_nbytes=len(payload))
-    steps = recipe.epochs * len(loader)
+    steps = recipe.epochs * -(-len(loader) // recipe.method.accumulate)
     with Progress("training", steps, enabled=client is not None if progress is None else progress) as bar:
         beat = _ShowBeat(bar)
         if client is None:
+            planned = plan_rank_memory(
+                recipe.task,
+                plans,
+                1,
+                payload_nbytes=0,
+                method=recipe.method,
+                checkpoints=checkpoint is not None,
+            )
             with torch.random.fork_rng(devices=[]):
                 here = validation.on_rank(0, 1) if validation is not None else None
                 reports = [train_rank(recipe, loader.on_rank(0, 1), here, RankContext(0, 1, "cpu", beat))]
         else:
-            _refuse_too_little_memory(planned, gang)
-            _say_warnings(bar, recipe.module, plans, num_ranks)
-            outcomes = run_gang(client, gang, payload, hang_timeout_s=hang_timeout_s, env={}, on_beat=beat)
-            reports = [cloudpickle.loads(outcome.result) for outcome in outcomes]
+
+            def check(gang: Gang) -> None:
+                nonlocal planned
+                planned = plan_rank_memory(
+                    recipe.task,
+                    plans,
+                    gang.num_ranks,
+                    payload_nbytes=len(payload),
+                    method=recipe.method,
+                    checkpoints=checkpoint is not None,
+                )
+                _refuse_gpu_modules(recipe.task, gang)
+                _refuse_too_little_memory(planned, gang)
+                if checkpoint is not None:
+                    check_shared(client, checkpoint, gang)
+                _say_warnings(bar, recipe.task, plans, gang.num_ranks)
+
+            planned = {}
+            reports = run_through(
+                client,
+                payload,
+                ranks=ranks,
+                recovery=recovery if recipe.checkpoint is not None else NO_RECOVERY,
+                hang_timeout_s=hang_timeout_s,
+                check=check,
+                say=bar.say,
+                on_beat=beat,
+            )
     first = reports[0]
     return first.state, TrainingReport(
-        num_ranks=num_ranks,
+        num_ranks=len(reports),
         history=tuple(first.history),
         best_epoch=first.best_epoch,
         samples_per_s=first.samples_per_s,
@@ -164,7 +209,13 @@ def run_recipe(
 
 
 def plan_rank_memory(
-    module: nn.Module, plans: Mapping[str, Plan], num_ranks: int, *, payload_nbytes: int | None = None
+    module: nn.Module,
+    plans: Mapping[str, Plan],
+    num_ranks: int,
+    *,
+    payload_nbytes: int | None = None,
+    method: Method | None = None,
+    checkpoints: bool = False,
 ) -> dict[str, int]:
     """Add up what a rank will hold at most.
 
@@ -179,12 +230,16 @@ def plan_rank_memory(
     payload_nbytes : int, optional
         Bytes of what is sent to each rank: the module, and data that is in memory. By default those of the module;
         0 where nothing is sent.
+    method : Method, optional
+        How it is trained; plainly if None.
+    checkpoints : bool
+        Whether it takes any.
 
     Returns
     -------
     dict of str to int
         Bytes: of ``"libraries"``, of the ``"model"`` with all that its training needs, of the ``"payload"``, as it came
-        and with the data that came in it, and of each plan.
+        and with the data that came in it, of the ``"checkpoint"`` that is being written, and of each plan.
 
     Raises
     ------
@@ -197,12 +252,24 @@ def plan_rank_memory(
     largest_nbytes = max((_nbytes(value) for value in module.parameters()), default=0)
     if payload_nbytes is None:
         payload_nbytes = module_nbytes
+    copies_nbytes = MODULE_COPIES * module_nbytes
+    if method is not None and method.ema is not None:
+        copies_nbytes += 2 * module_nbytes  # the average, and the weights while it is in their place
+    if method is not None and method.strategy == "fsdp":
+        copies_nbytes = -(-copies_nbytes // num_ranks) + module_nbytes  # it is whole before it is parted
+    copied = CHECKPOINT_COPIES + (method is not None and method.ema is not None)
     return {
         "libraries": RANK_BASE_NBYTES,
-        "model": MODULE_COPIES * module_nbytes + STEP_COPIES * largest_nbytes,
+        "model": copies_nbytes + STEP_COPIES * largest_nbytes,
         "payload": payload_nbytes + max(0, payload_nbytes - module_nbytes),
+        **({"checkpoint": _checkpoint_nbytes(copied * module_nbytes, num_ranks)} if checkpoints else {}),
         **{name: plan.memory_nbytes(num_ranks) for name, plan in plans.items()},
     }
+
+
+def _checkpoint_nbytes(copied_nbytes: int, num_ranks: int) -> int:
+    """A copy of all, and of what this rank writes of it another one, as a file; a rank that is alone needs none."""
+    return copied_nbytes + (copied_nbytes // num_ranks if num_ranks > 1 else 0)
 
 
 def _nbytes(value: Tensor) -> int:
@@ -226,6 +293,14 @@ def _say_warnings(bar: Progress, module: nn.Module, plans: Mapping[str, Plan], n
         )
     for text in dict.fromkeys(texts):
         bar.say(f"warning: {text}")
+
+
+def _refuse_gpu_modules(module: nn.Module, gang: Gang) -> None:
+    """Refuse what the backend of the CPU lacks."""
+    if gang.gpus[0] is None and any(isinstance(part, nn.SyncBatchNorm) for part in module.modules()):
+        raise ArgumentError(
+            "model has SyncBatchNorm, which needs GPUs, and these ranks run on CPUs; take nn.LayerNorm or nn.GroupNorm"
+        )
 
 
 def _refuse_too_little_memory(planned: Mapping[str, int], gang: Gang) -> None:
@@ -256,7 +331,7 @@ def can_read_less(planned: Mapping[str, int], share_nbytes: int) -> bool:
     bool
         False where all else is too much already.
     """
-    return sum(planned[name] for name in ("libraries", "model", "payload")) < share_nbytes
+    return sum(planned.get(name, 0) for name in ("libraries", "model", "payload", "checkpoint")) < share_nbytes
 
 
 def _train_in_gang(recipe: Recipe, loader: Loader, validation: Loader | None) -> RankReport:
@@ -267,40 +342,61 @@ def _train_in_gang(recipe: Recipe, loader: Loader, validation: Loader | None) ->
 
 
 class _ShowBeat:
-    """Turns rank 0's messages into a progress bar, and a line an epoch."""
+    """Turns a gang's messages into a progress bar, and a line an epoch."""
 
     def __init__(self, bar: Progress) -> None:
         self._bar = bar
-        self._before: tuple[float, int, float] = (time.monotonic(), 0, 0.0)
+        self._then = time.monotonic()
+        self._samples = 0
+        self._wait_s: dict[int, float] = {}
 
     def __call__(self, message: dict[str, Any]) -> None:
+        for entry in message.get("entries", [message["entry"]] if message.get("entry") else []):
+            self._bar.say(_epoch_line(entry, message["epochs"]))
         if message["phase"] == "validation":
             return
-        if message["phase"] == "epoch":
-            self._bar.say(_epoch_line(message))
-        now, samples, wait_s = time.monotonic(), message["samples"], message["wait_s"]
-        then, samples_then, wait_then = self._before
-        elapsed_s = max(now - then, 1e-9)
-        self._before = (now, samples, wait_s)
+        ranks = message.get("ranks", {"rank": [0]})
+        elapsed_s = max(time.monotonic() - self._then, 1e-9)
+        self._then += elapsed_s
         figures = [
             f"epoch {message['epoch']}/{message['epochs']}",
             f"loss {message['loss']:.4f}",
-            f"{(samples - samples_then) / elapsed_s:,.0f} samples/s",
-            f"{min(1.0, (wait_s - wait_then) / elapsed_s):.0%} waiting for data",
+            f"{max(0, message['samples'] - self._samples) / elapsed_s:,.0f} samples/s",
+            self._waiting(dict(zip(ranks["rank"], ranks.get("wait_s", [message["wait_s"]]), strict=True)), elapsed_s),
         ]
-        if message.get("memory_nbytes"):
-            figures.append(format_nbytes(message["memory_nbytes"]))
+        self._samples = message["samples"]
+        held = [nbytes or 0 for nbytes in (message.get("memory_nbytes"), *ranks.get("held_nbytes", []))]
+        if max(held):
+            figures.append(format_nbytes(max(held)))
+        silent = [
+            rank
+            for rank, since_s in zip(ranks["rank"], ranks.get("silent_s", [0.0]), strict=True)
+            if since_s > SILENT_S
+        ]
+        if silent:
+            figures.append(f"rank {', '.join(map(str, silent[:3]))} silent")
         self._bar.update(message["step"], ", ".join(figures))
 
+    def _waiting(self, wait_s: Mapping[int, float | None], elapsed_s: float) -> str:
+        """Say which share of the time the rank waits for data that does so most."""
+        shares = {
+            rank: min(1.0, max(0.0, now_s - self._wait_s.get(rank, 0.0)) / elapsed_s)
+            for rank, now_s in wait_s.items()
+            if now_s is not None
+        }
+        self._wait_s |= {rank: now_s for rank, now_s in wait_s.items() if now_s is not None}
+        slowest = max(shares, key=lambda rank: shares[rank], default=0)
+        share = shares.get(slowest, 0.0)
+        return f"{share:.0%} waiting for data" + (f" (rank {slowest})" if len(shares) > 1 and share >= 0.05 else "")
 
-def _epoch_line(message: dict[str, Any]) -> str:
-    entry = message["entry"]
+
+def _epoch_line(entry: Mapping[str, Any], epochs: int) -> str:
     figures = ", ".join(
         f"{name.replace('_', ' ')} {value:.4f}"
         for name, value in entry.items()
         if name == "loss" or name.startswith("validation_")
     )
     return (
-        f"epoch {entry['epoch']}/{message['epochs']}: {figures}, {entry['samples_per_s']:,.0f} samples/s, "
+        f"epoch {entry['epoch']}/{epochs}: {figures}, {entry['samples_per_s']:,.0f} samples/s, "
         f"{entry['wait_share']:.0%} waiting for data"
     )

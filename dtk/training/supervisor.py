@@ -13,7 +13,6 @@ import queue
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -23,12 +22,16 @@ from typing import Any
 from dtk.errors import MemoryLimitError
 from dtk.memory import format_nbytes, tree_held_nbytes
 from dtk.runtime import PinnedTask
-from dtk.training.place import RankPlace, rank_environment
-from dtk.training.rank import STACK_SIGNAL, Orders
+from dtk.training.joining import Orders
+from dtk.training.logs import RankLog
+from dtk.training.place import RankPlace, rank_environment, rank_variables
+from dtk.training.process import RankProcess, start_process
+from dtk.training.rank import STACK_SIGNAL
+from dtk.training.spares import keep_spare, take_process
 from dtk.training.verdict import RankFailure
 from dtk.training.wire import FrameReader, FrameWriter
 
-__all__ = ["RankOutcome", "open_rendezvous", "stacks_of", "supervise", "until_gone"]
+__all__ = ["RankOutcome", "let_leave", "open_rendezvous", "stacks_of", "supervise", "until_gone"]
 
 POLL_S = 0.2
 MEMORY_POLL_S = 0.5
@@ -38,21 +41,11 @@ DRAIN_S = 0.5
 STACK_TIMEOUT_S = 1.0
 TERM_GRACE_S = 2.0
 LOG_LINES = 60
+ROUSE_TIMEOUT_S = 30.0  # it may still be loading its libraries
 HINTS: dict[int, str] = {
     signal.SIGKILL: " (often the kernel's out-of-memory killer)",
     signal.SIGBUS: " (often a file that was cut off while it was read)",
 }
-# A rank whose worker is gone leaves, also while it still imports what takes seconds.
-START_RANK = """
-import os, signal, sys, threading, time
-def leave_with(worker):
-    while os.getppid() == worker:
-        time.sleep(0.5)
-    os.killpg(0, signal.SIGKILL)
-threading.Thread(target=leave_with, args=(int(sys.argv[3]),), daemon=True).start()
-from dtk.training.rank import main
-sys.exit(main(*map(int, sys.argv[1:3])))
-"""
 
 _listening: dict[str, socket.socket] = {}
 _running: dict[tuple[str, int], _Child | None] = {}
@@ -118,6 +111,21 @@ async def until_gone(gang: str, timeout_s: float) -> bool:
     return not is_running
 
 
+async def let_leave(gang: str, reason: str) -> None:
+    """Ask the ranks of a gang on this worker to leave with a checkpoint.
+
+    Parameters
+    ----------
+    gang : str
+        The gang's name.
+    reason : str
+        Why.
+    """
+    for (name, _), child in list(_running.items()):
+        if name == gang and child is not None:
+            await asyncio.to_thread(child.tell, reason)
+
+
 async def stacks_of(gang: str) -> dict[int, str]:
     """Ask the ranks of a gang that run on this worker where they are.
 
@@ -159,39 +167,27 @@ def supervise(task: PinnedTask, place: RankPlace, payload: bytes) -> RankOutcome
         child = _Child(task, place, payload)
         _running[key] = child
         try:
-            return child.watch()
+            ended = child.watch()
         finally:
             child.end()
     finally:
         del _running[key]
+    keep_spare(task, rank_environment(place), child.modules, most=place.worker_ranks)
+    return ended
 
 
-def _exec(place: RankPlace) -> tuple[subprocess.Popen[bytes], int, int, int | None]:
-    """Start a rank's process; give our ends of its two pipes, and its number for the socket that it inherits."""
+def _start(task: PinnedTask, place: RankPlace) -> RankProcess:
+    """Take a process that waits already, or start one."""
     listening = _listening.pop(place.gang, None) if place.rank == 0 else None
-    listen_fd = None if listening is None else listening.fileno()
-    orders_out, orders_in = os.pipe()
-    frames_out, frames_in = os.pipe()
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-c", START_RANK, str(orders_out), str(frames_in), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=[orders_out, frames_in] if listen_fd is None else [orders_out, frames_in, listen_fd],
-            env=rank_environment(place),
-            start_new_session=True,
-        )
-    except BaseException:
-        os.close(orders_in)
-        os.close(frames_out)
-        raise
-    finally:
-        os.close(orders_out)
-        os.close(frames_in)
-        if listening is not None:
-            listening.close()
-    return process, orders_in, frames_out, listen_fd
+    with contextlib.nullcontext() if listening is None else listening:
+        spare = take_process(task, rank_environment(place))
+        if spare is not None:
+            if spare.rouse(listening, timeout_s=ROUSE_TIMEOUT_S):
+                return spare
+            spare.discard()
+        started = start_process(rank_environment(place) | rank_variables(place))
+        started.rouse(listening)
+        return started
 
 
 class _Child:
@@ -204,26 +200,31 @@ class _Child:
         self._frames: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._step = -1
         self._has_started = self._has_result = False
+        self.modules: list[str] = []
+        """Of dtk, that it has loaded, once it is at its end."""
         self._peak_nbytes = 0
-        self._memory_at = 0.0
+        self._memory_at = self._leave_at = 0.0
         self._heard_at = self._exited_at = float("inf")
-        self._process, orders_in, frames_out, listen_fd = _exec(place)
-        self._orders = FrameWriter(os.fdopen(orders_in, "wb"))
+        self._started = _start(task, place)
+        self._process = self._started.popen
+        self._kept_log = RankLog(task.local_directory, place.gang, place.rank)
+        self._orders = FrameWriter(self._started.orders.makefile("wb"))
         orders = Orders(
             rank=place.rank,
             ranks=place.ranks,
             host=place.host,
             port=place.port,
-            listen_fd=listen_fd,
+            variables=rank_variables(place),
             backend="gloo" if place.gpu is None else "nccl",
             threads=place.threads,
             hang_timeout_s=place.hang_timeout_s,
             join_timeout_s=place.join_timeout_s,
             payload=payload,
+            grace_s=place.grace_s,
         )
         self._threads = [
             threading.Thread(target=self._give, args=(orders,), name="dtk-rank-orders", daemon=True),
-            threading.Thread(target=self._hear, args=(frames_out,), name="dtk-rank-frames", daemon=True),
+            threading.Thread(target=self._hear, name="dtk-rank-frames", daemon=True),
             threading.Thread(target=self._follow_log, name="dtk-rank-log", daemon=True),
         ]
         for thread in self._threads:
@@ -256,10 +257,12 @@ class _Child:
             return self._failure(f"died: {self._exit_reason()}", traceback="\n".join(self._log))
         if kind == "start":
             self._has_started = True
-        if kind == "beat":
-            self._step = content.get("step", self._step)
-            if self._place.rank == 0:
-                self._task.publish(self._place.gang, content | {"memory_nbytes": self._peak_nbytes})
+        if kind == "modules":
+            self.modules = content
+        if kind == "event":
+            self._task.publish(self._place.gang, content | {"memory_nbytes": self._peak_nbytes})
+        if kind == "beat" and content is not None:
+            self._step = content
         if kind == "beat" or (kind == "start" and self._place.tells_of_start):
             self._heard_at = time.monotonic()
         return None
@@ -275,9 +278,13 @@ class _Child:
 
     def _look(self) -> RankFailure | None:
         """Look for what a rank does not tell: that nobody waits for it, that it is silent, that it holds too much."""
-        if self._task.is_released:
-            return self._failure("was stopped: its task was cancelled, or its worker closes", nature="effect")
         now = time.monotonic()
+        if self._task.is_released:
+            if self._place.grace_s and self._task.is_closing and not self._leave_at:
+                self._leave_at = now + self._place.grace_s  # for a last checkpoint
+                self.tell("its worker closes")
+            if now >= self._leave_at:
+                return self._failure("was stopped: its task was cancelled, or its worker closes", nature="effect")
         if now - self._heard_at > self._place.hang_timeout_s + SILENCE_GRACE_S:
             since = f"step {self._step}" if self._step >= 0 else "it started"
             log = list(self._log)
@@ -295,6 +302,11 @@ class _Child:
                 return self._over_memory()
         return None
 
+    def tell(self, reason: str) -> None:
+        """Ask the rank to leave."""
+        with contextlib.suppress(ConnectionError):
+            self._orders.write(reason)
+
     def stack(self) -> str:
         """Let the rank print where it is; empty if it does not answer."""
         if not self._has_started:
@@ -311,23 +323,26 @@ class _Child:
         if self._has_result:  # it is on its way out, and rank 0 may still serve the others' goodbye
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=TERM_GRACE_S)
-        for number, grace_s in ((signal.SIGTERM, TERM_GRACE_S), (signal.SIGKILL, None)):
+        asks = [] if self._place.grace_s else [(signal.SIGTERM, TERM_GRACE_S)]  # one that keeps checkpoints would try
+        for number, grace_s in (*asks, (signal.SIGKILL, None)):
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=grace_s)
         for thread in self._threads:
             thread.join(timeout=TERM_GRACE_S)
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self._orders.close()
+        self._started.orders.close()
+        self._kept_log.close()
 
     def _give(self, orders: Orders) -> None:
         """Write what may be large: it is read once the rank has started."""
-        with contextlib.suppress(BrokenPipeError):  # it died at once; watch() says so
+        with contextlib.suppress(ConnectionError):  # it died at once; watch() says so
             self._orders.write(orders)
 
-    def _hear(self, frames_out: int) -> None:
-        with os.fdopen(frames_out, "rb") as stream:
+    def _hear(self) -> None:
+        with os.fdopen(self._started.frames_fd, "rb") as stream:
             reader = FrameReader(stream)
             while True:
                 try:
@@ -343,6 +358,7 @@ class _Child:
             for raw in lines:
                 line = raw.decode(errors="replace").rstrip("\n")
                 self._log.append(line)
+                self._kept_log.write(line)
                 print(f"[rank {self._place.rank}] {line}", flush=True)
 
     def _over_memory(self) -> RankFailure:
@@ -362,4 +378,5 @@ class _Child:
         return f"exit status {status}"
 
     def _failure(self, what: str, **fields: Any) -> RankFailure:
-        return RankFailure(self._place.rank, what, step=self._step, **fields)
+        log = "" if self._kept_log.is_empty else str(self._kept_log.path)
+        return RankFailure(self._place.rank, what, step=self._step, log=log, **fields)

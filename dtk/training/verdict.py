@@ -32,10 +32,12 @@ class RankFailure:
         As it was in the rank.
     pickled : bytes or None
         The exception itself, by cloudpickle.
-    awaited : tuple of int
-        Ranks that did not come while it waited for them at the start.
+    awaited : tuple of (tuple of int, str)
+        Ranks that did not come while it waited for them at the start, and the host and port where they should meet.
     step : int
         The last step it told of.
+    log : str
+        Where its worker keeps what it printed; empty if that is nothing.
     """
 
     rank: int
@@ -43,8 +45,9 @@ class RankFailure:
     nature: Nature = "cause"
     traceback: str = ""
     pickled: bytes | None = None
-    awaited: tuple[int, ...] = ()
+    awaited: tuple[tuple[int, ...], str] = ((), "")
     step: int = -1
+    log: str = ""
 
 
 def verdict(
@@ -74,11 +77,12 @@ def verdict(
         For the user.
     """
     first = min(failures, key=lambda failure: (get_args(Nature).index(failure.nature), failure.step, failure.rank))
-    if first.awaited:
-        places = ", ".join(f"rank {rank} on worker {workers[rank]}" for rank in first.awaited)
+    missing, meeting_place = first.awaited
+    if missing:
+        places = ", ".join(f"rank {rank} on worker {workers[rank]}" for rank in missing)
         return ClusterError(
-            f"{places} did not start within {join_timeout_s:g} s: other tasks take the worker's threads, or its host "
-            f"cannot be reached from worker {workers[first.rank]}"
+            f"{places} did not start within {join_timeout_s:g} s: other tasks take the worker's threads, or "
+            f"{meeting_place} on worker {workers[0]} cannot be reached from worker {workers[max(first.rank, *missing)]}"
         )
     if first.nature == "timeout" and stacks:
         return _absent(first, workers, stacks, hang_timeout_s)
@@ -89,7 +93,11 @@ def verdict(
         told.insert(0, first)
     text = first.traceback if len(told) == 1 else "\n\n".join(f"rank {one.rank}:\n{one.traceback}" for one in told)
     worker = workers[first.rank]
-    error = RankError(f"rank {first.rank} on worker {worker} {first.what}", first.rank, worker, text)
+    if first.log:
+        text = f"{text.rstrip()}\n\nwhat rank {first.rank} printed is in {first.log} on that worker's host"
+    is_own = first.nature == "cause" and first.pickled is not None
+    message = f"rank {first.rank} on worker {worker} {first.what}"
+    error = RankError(message, first.rank, worker, text, is_recoverable=not is_own)
     if first.pickled is not None:
         try:
             error.__cause__ = cloudpickle.loads(first.pickled)
@@ -107,4 +115,4 @@ def _absent(waiting: RankFailure, workers: Sequence[str], stacks: Mapping[int, s
     message = (
         f"{places} did not reach the collective within {timeout_s:g} s; raise hang_timeout_s if it may take that long"
     )
-    return RankError(message, guilty, workers[guilty], "\n\n".join(parts))
+    return RankError(message, guilty, workers[guilty], "\n\n".join(parts), is_recoverable=True)

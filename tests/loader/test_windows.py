@@ -688,9 +688,16 @@ def test_what_is_missing_in_a_groups_coordinate_is_one_group(tmp_path):
         assert Loader(path, inputs=["x"], window=window, global_batch_size=2).num_samples == expected
 
 
-def test_training_refuses_windows_in_a_line(source):
-    with pytest.raises(ArgumentError, match="a bundle of windows is to come; .* dtk.launch"):
-        dtk.train(torch.nn.Linear(2, 1), loader_of(source, hourly(lead=1)))
+def test_training_takes_windows(source):
+    loader = loader_of(source, hourly(lead=1))
+    shapes = {name: field.shape for name, field in loader.plan.fields.items()}
+    outputs = int(np.prod(shapes["target"], dtype=int))
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(outputs))
+    module(torch.zeros(2, *shapes["inputs"]))
+    before = [weights.detach().clone() for weights in module.parameters()]
+    bundle = dtk.train(module, loader, loss="mse")
+    assert np.isfinite(bundle.history[0]["loss"])
+    assert not torch.equal(before[0], next(module.parameters()))
 
 
 def test_rows_are_not_drawn_into_windows(source):

@@ -431,7 +431,7 @@ class Broken(nn.Module):
         self.inner = net()
 
     def forward(self, inputs):
-        if self.training:
+        if self.training and distributed.is_initialized():
             raise ZeroDivisionError("in my forward")
         return self.inner(inputs)
 
@@ -547,11 +547,22 @@ def test_what_cannot_work_is_refused(parquet, call, text):
         call(parquet)
 
 
-def test_grids_are_refused(tmp_path):
+def test_a_module_that_does_not_take_the_grids_is_refused(tmp_path):
     data = xr.Dataset({"x": (("time", "lat"), np.zeros((8, 3))), "y": ("time", np.zeros(8))})
     data.to_zarr(tmp_path / "grid.zarr", consolidated=False)
-    with pytest.raises(ArgumentError, match=r"loader is of grids.*dtk.launch"):
+    with pytest.raises(ArgumentError, match=r"Sequential fails on a batch of inputs \[2, 1, 3\], target \[2\]"):
         train(net(), Loader(tmp_path / "grid.zarr", target="y", global_batch_size=2))
+
+
+def test_a_module_that_raises_in_training_is_refused_before_the_start(parquet):
+    class Fails(Broken):
+        def forward(self, inputs):
+            if self.training:
+                raise ZeroDivisionError("in my forward")
+            return self.inner(inputs)
+
+    with pytest.raises(ArgumentError, match="Fails fails on a batch of inputs .*: ZeroDivisionError: in my forward"):
+        train(Fails(), loader_of(parquet))
 
 
 def test_ranks_without_a_cluster_are_refused(parquet):

@@ -68,6 +68,14 @@ def test_environment_is_built_afresh(client):
     assert threads == 3
 
 
+def test_an_interface_that_leads_nowhere_is_named(client):
+    with pytest.raises(
+        RankError, match="spoke through GLOO_SOCKET_IFNAME='none0', as rank 0 is at 127.0.0.1:"
+    ) as caught:
+        launch(meet, 0, ranks=2, env={"GLOO_SOCKET_IFNAME": "none0"})
+    assert "env={'GLOO_SOCKET_IFNAME': ...}" in str(caught.value)
+
+
 def test_an_exception_comes_with_its_own_traceback_and_class(client):
     def fail():
         if distributed.get_rank() == 1:
@@ -149,7 +157,7 @@ def test_a_silent_worker_keeps_nobody_waiting(small_cluster, monkeypatch):
 def test_a_rank_that_never_reports_counts_as_hung_only_where_it_should_report(client):
     gang = plan_gang(client, 1)
     with pytest.raises(RankError, match="rank 0 .* hung: no step for 2 s after it started") as caught:
-        run_gang(client, gang, pack((time.sleep, (600,), {})), hang_timeout_s=2, env={}, on_beat=print)
+        run_gang(client, gang, "gang", pack((time.sleep, (600,), {})), hang_timeout_s=2, env={}, on_beat=print)
     assert "most recent call first" in str(caught.value)
     assert launch(time.sleep, 6, ranks=1, hang_timeout_s=2) == [None]
 
@@ -163,7 +171,7 @@ def test_a_busy_worker_is_waited_for_and_named(client, busy):
     occupied = client.submit(lambda: Event("done").wait(), workers=[address], pure=False)
     try:
         with pytest.raises(ClusterError, match=f"rank {busy} on worker {address} did not start within 2 s"):
-            run_gang(client, dataclasses.replace(gang, join_timeout_s=2.0), payload, hang_timeout_s=1, env={})
+            run_gang(client, dataclasses.replace(gang, join_timeout_s=2.0), "gang", payload, hang_timeout_s=1, env={})
     finally:
         done.set()
         occupied.result()
@@ -298,6 +306,7 @@ def test_a_module_that_the_workers_lack_travels_along(client, tmp_path, monkeypa
     monkeypatch.syspath_prepend(tmp_path)
     import script_of_mine
 
+    monkeypatch.setitem(sys.modules, "another_name_for_it", script_of_mine)
     try:
         assert launch(script_of_mine.scaled, ranks=2) == [0, 3]
     finally:
@@ -359,7 +368,15 @@ def test_gangs_hear_their_own_ranks_and_leave_one_topic(client):
         current_rank().report(lambda: {"word": word})
 
     def run(word):
-        run_gang(client, gang, pack((tell, (word,), {})), hang_timeout_s=60, env={}, on_beat=heard[word].append)
+        run_gang(
+            client,
+            gang,
+            f"gang-{word}",
+            pack((tell, (word,), {})),
+            hang_timeout_s=60,
+            env={},
+            on_beat=heard[word].append,
+        )
 
     gang, heard = plan_gang(client, 1), {"a": [], "b": []}
     threads = [threading.Thread(target=run, args=(word,)) for word in heard]
@@ -393,14 +410,16 @@ def test_a_start_that_fails_leaves_nothing_open(client):
         sys.executable = path
 
     def open_files():
-        return len(os.listdir("/proc/self/fd"))
+        process = psutil.Process()  # connections between workers are Dask's, and stay
+        connected = [one for one in process.net_connections("tcp") if one.status != psutil.CONN_LISTEN]
+        return process.num_fds() - len(connected)
 
     gang = plan_gang(client, 2)
     before = client.run(open_files)
     client.run(set_executable, "/")
     try:
         with pytest.raises(ClusterError, match="of the gang is error: .*Permission denied"):
-            run_gang(client, gang, b"", hang_timeout_s=60, env={})
+            run_gang(client, gang, "gang", b"", hang_timeout_s=60, env={})
     finally:
         client.run(set_executable, sys.executable)
     assert client.run(open_files) == before

@@ -39,9 +39,11 @@ test: .venv/.installed-test ## run the tests and the examples in docstrings, but
 	@echo "!!! SKIPPED: the slow tests (the demo, the notebooks, workers that hang or die); run them with: make slow"
 
 slow: .venv/.installed-test ## run the slow tests, which CI runs as well
-	@$(BIN)/python -m pytest -m slow tests $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not soak" tests $(ARGS)
+	@echo "!!! SKIPPED: the soak (more ways to break a training, and 30 of them broken at random); run it with: make soak"
 
-soak: .venv/.installed-test ## kill ranks and workers of 30 trainings at random; each must end as if nothing had happened
+soak: .venv/.installed-test ## break trainings in more ways, and 30 of them at random; each must end as if nothing had happened
+	@$(BIN)/python -m pytest -m soak tests
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 check: lint types layers docstrings ## what CI checks before the tests; make -k check goes on after a failure

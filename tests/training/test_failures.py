@@ -78,19 +78,26 @@ def run(tmp_path):
     return run
 
 
+_uninterrupted = {}  # the state and the losses of a training that nothing happens to: the same for all tests here
+
+
 @pytest.fixture
 def whole(run, tmp_path):
     """Tell whether a training ended as one does that nothing happens to."""
 
     def check(bundle, *, equal=True):
-        (tmp_path / "whole").mkdir()
-        other = run(Counting(tmp_path / "whole", 0), checkpoint=None, progress=False)
         assert [entry["samples"] for entry in bundle.history] == [ROWS] * EPOCHS
         assert bundle.module.seen.unique().numel() == 1  # each sample as often as any other, in the past of this one
-        if equal:
-            state, expected = bundle.module.state_dict(), other.module.state_dict()
-            assert all(torch.equal(state[name], expected[name]) for name in expected)
-            assert [entry["loss"] for entry in bundle.history] == [entry["loss"] for entry in other.history]
+        if not equal:
+            return
+        if not _uninterrupted:
+            (tmp_path / "whole").mkdir()
+            other = run(Counting(tmp_path / "whole", 0), checkpoint=None, progress=False)
+            _uninterrupted["state"] = other.module.state_dict()
+            _uninterrupted["losses"] = [entry["loss"] for entry in other.history]
+        state, expected = bundle.module.state_dict(), _uninterrupted["state"]
+        assert all(torch.equal(state[name], expected[name]) for name in expected)
+        assert [entry["loss"] for entry in bundle.history] == _uninterrupted["losses"]
 
     return check
 
@@ -119,7 +126,12 @@ def killer(folder, whom, ranks):
 
 
 @pytest.mark.parametrize(
-    ("phase", "whom", "rank"), [("backward", "rank", 1), ("checkpoint", "both", 1), ("validation", "worker", 0)]
+    ("phase", "whom", "rank"),
+    [
+        pytest.param("backward", "rank", 1, marks=pytest.mark.soak),
+        ("checkpoint", "both", 1),
+        pytest.param("validation", "worker", 0, marks=pytest.mark.soak),
+    ],
 )
 def test_killed_twice_it_ends_as_if_nothing_had_happened(small_cluster, run, whole, harm, tmp_path, phase, whom, rank):
     act = killer(tmp_path, whom, [rank])
@@ -182,7 +194,7 @@ def segfault(module):
 HARMS = {"hang": lambda module: time.sleep(600), "hoard": hoard, "stumble": stumble, "segfault": segfault}
 
 
-@pytest.mark.parametrize("what", ["hang", "segfault"])
+@pytest.mark.parametrize("what", ["hang", pytest.param("segfault", marks=pytest.mark.soak)])
 def test_a_rank_that_hangs_or_crashes_is_replaced(small_cluster, run, whole, tmp_path, capfd, what):
     bundle = run(Harming(tmp_path, what), hang_timeout_s=6)
     assert "restart 1 of 3" in capfd.readouterr().err
@@ -191,7 +203,10 @@ def test_a_rank_that_hangs_or_crashes_is_replaced(small_cluster, run, whole, tmp
 
 @pytest.mark.parametrize(
     ("what", "text", "cause"),
-    [("stumble", "rank 1 .* raised KeyError: 'boo'", KeyError), ("hoard", "more than its share of", MemoryLimitError)],
+    [
+        ("stumble", "rank 1 .* raised KeyError: 'boo'", KeyError),
+        pytest.param("hoard", "more than its share of", MemoryLimitError, marks=pytest.mark.soak),
+    ],
 )
 def test_what_would_happen_again_is_not_tried_again(small_cluster, run, whole, tmp_path, what, text, cause):
     with pytest.raises(RankError, match=text) as caught:
@@ -220,7 +235,7 @@ def until_gone(tmp_path, timeout_s=90):
     assert not pids(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.soak), signal.SIGUSR1])
 def test_a_rank_that_is_told_to_leave_takes_all_with_it_and_a_checkpoint(
     small_cluster, run, whole, harm, tmp_path, number
 ):
@@ -235,7 +250,7 @@ def test_a_rank_that_is_told_to_leave_takes_all_with_it_and_a_checkpoint(
     whole(run())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.soak)])
 def test_ranks_of_a_worker_that_is_told_to_leave_take_a_checkpoint(cluster_of_two, run, whole, harm, tmp_path, number):
     def tell():
         psutil.Process(pids(tmp_path)[1]).parent().send_signal(number)
@@ -273,6 +288,7 @@ def test_without_its_scheduler_it_ends_with_an_error_and_a_checkpoint(cluster_of
         cluster.end()
 
 
+@pytest.mark.soak
 def test_a_closed_client_leaves_a_checkpoint(cluster_of_two, run, whole, harm, tmp_path):
     with Client(scheduler_file=cluster_of_two.file) as client:
 

@@ -179,7 +179,7 @@ class Training:
         Parameters
         ----------
         callbacks : list of Callback
-            Called in this order; by their places checkpoints know them again.
+            Called in this order; checkpoints know them again by class, and by their order within it.
         """
         self._callbacks = callbacks
         try:
@@ -226,9 +226,7 @@ class Training:
         """
         self._share_buffers()
         module, optimizer = flat_state(self.module, self._optimization.optimizers)
-        held = {"best": self._best.state, "ema": {} if self._average is None else self._average.tensors}
-        named = {f"{kind}.{name}": value for kind, some in held.items() for name, value in some.items()}
-        return module | {name: value for name, value in optimizer.items() if isinstance(value, Tensor)} | named
+        return self._named(module, optimizer, self._best.state)
 
     def standing(self) -> dict[str, Any]:
         """Return all else of a checkpoint; all ranks call it.
@@ -277,10 +275,7 @@ class Training:
         best = {}
         if self._best.keeps_state and standing["best"]["epoch"] >= 0:
             best = copy.deepcopy(dict(self.module.state_dict()))
-        averages = {} if self._average is None else self._average.tensors
-        found = module | {name: value for name, value in begun.items() if isinstance(value, Tensor)}
-        held = {"best": best, "ema": averages}
-        load(found | {f"{kind}.{name}": value for kind, some in held.items() for name, value in some.items()})
+        load(self._named(module, begun, best))
         load_flat_state(self.module, optimizers, module, optimizer, standing["optimizer"])
         forget(self.module, optimizers, without)
         self._optimization.load_state_dict(standing["optimization"])
@@ -290,6 +285,15 @@ class Training:
         self._at = Standing(**standing["at"], loss_sum=loss_sum)
         self._best.restore(standing["best"], best)
         load_states(self._callbacks, standing["callbacks"])
+
+    def _named(
+        self, module: dict[str, Any], optimizer: dict[str, Any], best: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Name all tensors of a checkpoint."""
+        named = {name: value for name, value in (module | optimizer).items() if isinstance(value, Tensor)}
+        averages = {} if self._average is None else self._average.tensors
+        named |= {f"best.{name}": value for name, value in best.items()}
+        return named | {f"ema.{name}": value for name, value in averages.items()}
 
     def _is_over(self) -> bool:
         at = self._at
@@ -347,7 +351,8 @@ class Training:
         for number in numbers:
             batch = self._next(batches)
             torch.manual_seed(random_stream(self._recipe.seed, at.epoch, number, self.rank))
-            weight += self._weight(batch)
+            if self._is_weighted:  # else the plan knows it
+                weight += self._weight(batch)
             if self._is_weighted and size == 1:
                 optimization.begin(total := self._sum_over_ranks(weight))
             with nullcontext() if number == numbers[-1] else self._strategy.no_sync():
@@ -398,8 +403,7 @@ class Training:
                     if name == "loss":
                         where = f"step {step + 1} of the validation after epoch {self._at.epoch + 1}"
                         refuse_not_finite(value, batch, where)
-                divisor = task.divisor(batch)
-                weight_sum += float(batch["weight"].sum() if divisor is None else divisor)
+                weight_sum += self._weight(batch)
                 self._call("on_validation_step")
         weight_sum = max(self._sum_over_ranks(weight_sum), 1e-12)
         return {name: self._sum_over_ranks(value) / weight_sum for name, value in sums.items()} | dict(
@@ -424,9 +428,7 @@ class Training:
         return nullcontext() if self._average is None else self._average.in_place()
 
     def _weight(self, batch: dict[str, Tensor]) -> float:
-        """Return by what the sum of this rank's losses is divided, where the plan does not know it."""
-        if not self._is_weighted:
-            return 0.0
+        """Return this rank's part of what the sum of losses is divided by."""
         divisor = self._recipe.task.divisor(batch)
         return float(batch["weight"].sum() if divisor is None else divisor)
 

@@ -25,8 +25,8 @@ def train_checkpoint(rounds: int, rows: int | None) -> Iterator[Ratio]:
     import torch
     from torch import nn
 
-    from dtk.training.checkpoints import Checkpoint
-    from dtk.training.saving import Saver
+    from dtk.training.checkpoints.directory import Checkpoint
+    from dtk.training.checkpoints.saving import Saver
 
     torch.manual_seed(0)
     layers = [part for _ in range(LAYERS) for part in (nn.Linear(WIDTH, WIDTH), nn.ReLU())]

@@ -70,7 +70,7 @@ def _recover(data: Path, folder: Path, kind: str) -> float:
     import psutil
 
     import dtk
-    from dtk.training.checkpoints import Checkpoint
+    from dtk.training.checkpoints.directory import Checkpoint
 
     folder.mkdir()
     times: list[float] = []

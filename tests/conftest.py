@@ -61,7 +61,7 @@ def rank_processes(*, spares: bool = False) -> list[psutil.Process]:
     for process in psutil.process_iter():
         try:
             command = process.cmdline()
-            is_rank = any("dtk.training.rank" in part for part in command)
+            is_rank = any("dtk.training.gang.rank" in part for part in command)
             is_spare = command[-1:] == ["spare"] and not process.name().startswith("dtk-rank")
             if is_rank and is_spare == spares and process.environ().get("DTK_TEST_RUN") == os.environ["DTK_TEST_RUN"]:
                 found.append(process)

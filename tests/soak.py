@@ -24,7 +24,7 @@ import psutil
 import torch
 
 import dtk
-from dtk.training.checkpoints import Checkpoint
+from dtk.training.checkpoints.directory import Checkpoint
 from dtk.training.fitting import train
 from tests.training.harm import BATCH, ROWS, Counting, kill, moment, when, write_numbered
 
@@ -87,7 +87,9 @@ def orphans() -> list[int]:
         found = []
         for process in psutil.process_iter():
             try:
-                is_rank = any("dtk.training.rank" in part for part in process.cmdline())
+                command = process.cmdline()
+                is_spare = command[-1:] == ["spare"] and not process.name().startswith("dtk-rank")
+                is_rank = any("dtk.training.gang.rank" in part for part in command) and not is_spare
                 if is_rank and process.environ().get("DTK_SOAK") == str(os.getpid()):
                     found.append(process.pid)
             except psutil.Error:

@@ -63,7 +63,7 @@ def test_layers_that_only_read_data_load_no_torch(layer: str) -> None:
 
 
 def test_a_rank_loads_no_metrics_before_it_validates() -> None:
-    assert "torchmetrics" not in loaded_by("import dtk.training.rank")
+    assert "torchmetrics" not in loaded_by("import dtk.training.gang.rank")
 
 
 @pytest.mark.parametrize("name", dtk.__all__)

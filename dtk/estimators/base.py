@@ -46,8 +46,8 @@ from dtk.models import ModelSchema, ModelSpec, build
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, table_of_array
 from dtk.sources import Source, as_source, counted
 from dtk.training.fitting import fit_network
-from dtk.training.optimizers import resolve_optimizer
-from dtk.training.recipe import Recipe
+from dtk.training.loop.optimizers import resolve_optimizer
+from dtk.training.loop.recipe import Recipe
 from dtk.training.run import run_recipe
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 
 from dtk.loader.paddings import Paddings
+from dtk.loader.plan import Plan
 from dtk.loader.planned import Planned
 from dtk.loader.position import Position
 from dtk.loader.reader import Reader
@@ -26,6 +27,21 @@ __all__ = ["Batch", "Feed"]
 _MOST_THREADS: Final = 4
 
 Batch = dict[str, torch.Tensor]
+
+
+@dataclass
+class _Reading:
+    """What reads an epoch, and what it was begun for."""
+
+    reader: Reader
+    ring: Ring
+    lap: int
+    plan: Plan
+    source: Any
+    key: tuple[int, int, int, int]  # rank, ranks, epoch, first step
+
+    def __del__(self) -> None:
+        self.reader.close()  # else its threads would wait for ever
 
 
 @dataclass
@@ -47,6 +63,8 @@ class Feed:
     ----------
     ring : Ring, optional
         Where the next iteration puts its batches; None before the first one, and while one is under way.
+    next_epoch : int, optional
+        The epoch whose reading begins before the end of the next iteration, or of the one that is under way.
     """
 
     read_threads: int | None = None
@@ -54,7 +72,9 @@ class Feed:
     device: torch.device = field(default_factory=partial(torch.device, "cpu"))
     prefetch: int = 1
     ring: Ring | None = field(default=None, init=False)
+    next_epoch: int | None = field(default=None, init=False)
     _scratches: list[Scratch] = field(default_factory=list, init=False)
+    _ahead: _Reading | None = field(default=None, init=False)
 
     def batches(
         self, planned: Planned, position: Position, rank: int, ranks: int, epoch: int, start: int
@@ -97,29 +117,94 @@ class Feed:
                 yield batch | ({name: tensor.clone() for name, tensor in static.items()} if self.copy else static)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "ring": None, "_scratches": []}
+        return {**self.__dict__, "ring": None, "next_epoch": None, "_scratches": [], "_ahead": None}
+
+    def give_up(self) -> None:
+        """Give up what was read ahead of the next iteration."""
+        self.next_epoch = None
+        if self._ahead is not None:
+            self._ahead.reader.close()
+            self._ahead = self.ring = None
 
     def _from_disk(
         self, planned: Planned, position: Position, rank: int, ranks: int, epoch: int, start: int
     ) -> Generator[Batch, None, None]:
-        plan = planned.made(ranks)
-        order, ring_steps, width = plan.order, plan.ring_steps(ranks), plan.order.batch_width(ranks)
-        ring, self.ring = self.ring, None  # an iteration beside this one makes its own
-        if ring is None or (ring.num_steps, ring.width) != (ring_steps, width):
-            ring = Ring(plan.fields, ring_steps, width, pinned=self.device.type == "cuda")
+        plan, key = planned.made(ranks), (rank, ranks, epoch, start)
+        reading, self._ahead = self._ahead, None
+        if reading is not None and (
+            reading.key != key or reading.plan is not plan or reading.source is not planned.joined()
+        ):
+            reading.reader.close()
+            reading = self.ring = None  # what reads may still write, where it is another thread that waits for it
+        if reading is None:
+            reading = self._begin(planned, key, self._ring_of(plan, ranks))
+        self.ring, ring, reader, counted_nbytes = None, reading.ring, reading.reader, 0
+        following: _Reading | None = None
+        paddings = Paddings(plan.order, epoch, rank, ranks)
+        try:
+            for step in range(start, plan.num_steps):
+                began = time.perf_counter()
+                reader.wait_for(step)
+                position.wait_s += time.perf_counter() - began
+                position.read_nbytes += reader.read_nbytes - counted_nbytes
+                counted_nbytes = reader.read_nbytes
+                batch = ring.batch(reading.lap + step, paddings.of(step))
+                is_copied = self.copy and self.device.type == "cpu"  # on their way elsewhere they are anyway
+                yield {name: tensor.clone() for name, tensor in batch.items()} if is_copied else batch
+                over = min(step + 1 - plan.num_steps, -1)  # the last batch stays until the next iteration begins
+                if following is not None:
+                    following.reader.give_up(over)
+                elif self.next_epoch is not None and reader.is_done:
+                    following = self._begin(planned, (rank, ranks, self.next_epoch, 0), ring, reading, over)
+        except BaseException:
+            if following is not None:
+                following.reader.close()
+            raise
+        finally:
+            self.next_epoch = None
+            reader.close()
+        self.ring, self._ahead = ring, following
+
+    def _ring_of(self, plan: Plan, ranks: int) -> Ring:
+        """Take the ring of the iteration before, or make one: an iteration beside this one makes its own."""
+        shape = plan.ring_steps(ranks), plan.order.batch_width(ranks)
+        if self.ring is not None and (self.ring.num_steps, self.ring.width) == shape:
+            return self.ring
+        return Ring(plan.fields, *shape, pinned=self.device.type == "cuda")
+
+    def _begin(
+        self,
+        planned: Planned,
+        key: tuple[int, int, int, int],
+        ring: Ring,
+        before: _Reading | None = None,
+        step: int | None = None,
+    ) -> _Reading:
+        """Begin to read, maybe behind the last steps of the epoch before, of which one is the consumer's."""
+        rank, ranks, epoch, start = key
+        plan, source = planned.made(ranks), planned.joined()
         schedule = make_schedule(
-            order, epoch, rank, ranks, ring_steps=ring_steps, lead_steps=plan.lead_steps(ranks), start=start
+            plan.order,
+            epoch,
+            rank,
+            ranks,
+            ring_steps=ring.num_steps,
+            lead_steps=plan.lead_steps(ranks),
+            start=start,
         )
+        lap = 0 if before is None else before.lap + plan.num_steps
         reader = Reader(
-            source=planned.joined(),
+            source=source,
             encoder=planned.encoder,
-            order=order,
+            order=plan.order,
             schedule=schedule,
             ring=ring,
             epoch=epoch,
             rank=rank,
             ranks=ranks,
             start=start,
+            lap=lap,
+            step=step,
             num_threads=self.read_threads or _default_threads(),
             decode_nbytes=plan.decode_nbytes,
             chunk_nbytes=plan.chunk_nbytes,
@@ -128,21 +213,7 @@ class Feed:
             scratches=self._scratches,
             sampling=planned.sampling,
         )
-        counted_nbytes = 0
-        paddings = Paddings(order, epoch, rank, ranks)
-        try:
-            for step in range(start, plan.num_steps):
-                began = time.perf_counter()
-                reader.wait_for(step)
-                position.wait_s += time.perf_counter() - began
-                position.read_nbytes += reader.read_nbytes - counted_nbytes
-                counted_nbytes = reader.read_nbytes
-                batch = ring.batch(step, paddings.of(step))
-                is_copied = self.copy and self.device.type == "cpu"  # on their way elsewhere they are anyway
-                yield {name: tensor.clone() for name, tensor in batch.items()} if is_copied else batch
-        finally:
-            reader.close()
-        self.ring = ring
+        return _Reading(reader, ring, lap, plan, source, key)
 
     def _from_memory(
         self, planned: Planned, position: Position, rank: int, ranks: int, epoch: int, start: int

@@ -302,6 +302,30 @@ class Loader:
         position = self._position
         position.go_to(int(epoch), position.step if position.is_ahead and epoch == position.epoch else 0)
 
+    def read_ahead(self, epoch: int | None) -> None:
+        """Name the epoch that comes after the next iteration, or after the one that is under way.
+
+        Its reading begins before that is over, once nothing is left to read of it: threads have nothing else to do, and
+        the memory of steps that were taken is free. So the first batch of the epoch is there when it is asked for. No
+        batch and no state is another for it.
+
+        Parameters
+        ----------
+        epoch : int or None
+            The epoch. Where it does not come next, what was read of it is given up. None gives it up at once, and is to
+            be said where no iteration comes.
+
+        Raises
+        ------
+        ArgumentError
+            If the epoch is no whole number, or negative.
+        """
+        if epoch is None:
+            self._feed.give_up()
+        else:
+            check_whole("epoch", epoch, 0)
+            self._feed.next_epoch = int(epoch)
+
     def on_rank(self, rank: int, ranks: int) -> Self:
         """Return a copy that iterates as one rank of several.
 

@@ -58,6 +58,10 @@ class Reader:
         The number of ranks.
     start : int
         The first step.
+    lap : int
+        The steps that the ring has gone through in epochs before.
+    step : int, optional
+        As for `give_up`: the step that the consumer is at; `start` if None.
     num_threads : int
         Threads, at most one a read.
     decode_nbytes : int
@@ -92,6 +96,8 @@ class Reader:
         rank: int,
         ranks: int,
         start: int,
+        lap: int = 0,
+        step: int | None = None,
         num_threads: int,
         decode_nbytes: int,
         chunk_nbytes: Integers,
@@ -106,13 +112,13 @@ class Reader:
         self._draw = None if sampling is None else EpochDraw(sampling, order, epoch)
         if sampling is not None and sampling.rule.column not in self._columns:
             self._columns.append(sampling.rule.column)
-        self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start)
+        self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start=start, lap=lap)
         self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
         self._is_streamed = streamed(order.chunk_rows, slice_rows)
         assert not (fetch_nbytes and self._is_streamed.any())  # a stream would fetch anew what was fetched for it
         self._streams = Streams(source, self._columns, slice_rows) if isinstance(source, ParquetSource) else None
         self._changed = threading.Condition()
-        self._step = start
+        self._step = start if step is None else step
         self._next = 0
         self._running: dict[int, int] = {}  # number of a read -> its first step
         self._held_nbytes = 0
@@ -137,6 +143,26 @@ class Reader:
             self.close()
             raise
 
+    @property
+    def is_done(self) -> bool:
+        """Whether all is read, and in the ring."""
+        with self._changed:
+            return self._error is None and self._next == len(self._schedule) and not self._running
+
+    def give_up(self, step: int) -> None:
+        """Give up the batches before a step.
+
+        Parameters
+        ----------
+        step : int
+            The step; never less than before. Negative for one of the epoch before, which the ring still holds: the
+            last one of that is -1.
+        """
+        with self._changed:
+            self._step = step
+            if self._is_reached(self._next):  # else threads would wake for nothing, beside the step
+                self._changed.notify_all()
+
     def wait_for(self, step: int) -> None:
         """Give up the batches before a step, and wait until its own is complete.
 
@@ -151,9 +177,8 @@ class Reader:
             If a chunk could not be read; it is named.
         """
         self._consumer = threading.current_thread()
+        self.give_up(step)
         with self._changed:
-            self._step = step
-            self._changed.notify_all()
             while self._error is None and self._needs(step):
                 self._changed.wait()
             if self._error is not None:
@@ -161,7 +186,6 @@ class Reader:
 
     def close(self) -> None:
         """End all threads; the consumer's thread waits for them, and the main one, where the interpreter ends."""
-        atexit.unregister(self.close)
         with self._changed:
             self._stopped = True
             self._ahead.close()
@@ -173,6 +197,7 @@ class Reader:
             for thread in self._threads:
                 if thread.ident is not None:  # Ctrl-C may come before it was started
                     thread.join()
+        atexit.unregister(self.close)  # not before: Ctrl-C may come while it waits
 
     def _needs(self, step: int) -> bool:
         schedule = self._schedule
@@ -216,7 +241,7 @@ class Reader:
                 number = self._next
                 nbytes = self._nbytes_of(int(schedule.chunk[number]))
                 has_room = not self._running or self._held_nbytes + nbytes <= self._room_nbytes
-                if has_room and schedule.last_step[number] < self._step + self._ring.num_steps:
+                if has_room and self._is_reached(number):
                     self._next += 1
                     self._running[number] = int(schedule.first_step[number])
                     self._fetches[number] = self._ahead.take()
@@ -224,6 +249,11 @@ class Reader:
                     return number
                 self._changed.wait()
         return None
+
+    def _is_reached(self, number: int) -> bool:
+        """Tell whether the ring reaches as far as a read writes."""
+        last_steps = self._schedule.last_step
+        return number < len(last_steps) and bool(last_steps[number] < self._step + self._ring.num_steps)
 
     def _nbytes_of(self, chunk: int) -> int:
         return int(self._chunk_nbytes[chunk])
@@ -286,10 +316,10 @@ class _Places:
     """Where in the ring the rows of the open fills go."""
 
     def __init__(
-        self, order: Order, schedule: Schedule, ring: Ring, epoch: int, slots: tuple[int, int], start: int
+        self, order: Order, schedule: Schedule, ring: Ring, epoch: int, slots: tuple[int, int], *, start: int, lap: int
     ) -> None:
         self._order, self._fills, self._ring, self._epoch = order, schedule.fills, ring, epoch
-        self._slots, self._start = slots, start
+        self._slots, self._start, self._lap = slots, start, lap
         self._missing = schedule.num_pieces.copy()
         self._open: dict[int, Integers] = {}
         self._lock = threading.Lock()
@@ -316,7 +346,7 @@ class _Places:
         # The positions of a fill follow each other: their places are a table of steps and columns.
         steps = np.arange(position // (end - slot), (position + num_rows - 1) // (end - slot) + 1)
         columns = np.arange(slot, end) - first  # rows of this rank's batch, where they are its own
-        table = (steps % self._ring.num_steps * self._ring.width)[:, None] + columns
+        table = ((steps + self._lap) % self._ring.num_steps * self._ring.width)[:, None] + columns
         if slot < first or end > last:
             table[:, (columns < 0) | (columns >= last - first)] = -1
         table[steps < self._start] = -1

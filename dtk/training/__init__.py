@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at run time
-    from dtk.training.callbacks import Callback, MetricsLog, TensorBoard
-    from dtk.training.checkpoints import Checkpoint
+    from dtk.training.checkpoints.directory import Checkpoint
     from dtk.training.fitting import train
-    from dtk.training.gang import launch
+    from dtk.training.gang.launching import launch
+    from dtk.training.loop.callbacks import Callback, MetricsLog, TensorBoard
+    from dtk.training.loop.schedules import Schedule
+    from dtk.training.loop.task import Task, TensorSpec
     from dtk.training.run import TrainingReport
-    from dtk.training.schedules import Schedule
-    from dtk.training.task import Task, TensorSpec
 
 __all__ = [
     "Callback",
@@ -32,15 +32,15 @@ __all__ = [
 ]
 
 _LAZY: Final = {
-    "Callback": "dtk.training.callbacks",
-    "Checkpoint": "dtk.training.checkpoints",
-    "MetricsLog": "dtk.training.callbacks",
-    "Schedule": "dtk.training.schedules",
-    "Task": "dtk.training.task",
-    "TensorBoard": "dtk.training.callbacks",
-    "TensorSpec": "dtk.training.task",
+    "Callback": "dtk.training.loop.callbacks",
+    "Checkpoint": "dtk.training.checkpoints.directory",
+    "MetricsLog": "dtk.training.loop.callbacks",
+    "Schedule": "dtk.training.loop.schedules",
+    "Task": "dtk.training.loop.task",
+    "TensorBoard": "dtk.training.loop.callbacks",
+    "TensorSpec": "dtk.training.loop.task",
     "TrainingReport": "dtk.training.run",
-    "launch": "dtk.training.gang",
+    "launch": "dtk.training.gang.launching",
     "train": "dtk.training.fitting",
 }
 

@@ -15,18 +15,18 @@ from dtk.evaluation import make_metrics
 from dtk.loader import Loader
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model, count_outputs
 from dtk.preparation import ClassTarget, SampleEncoder, TablePreparation, Target
-from dtk.training.callbacks import Callback
-from dtk.training.checkpoints import Checkpoint
-from dtk.training.checks import check_loss, check_recipe, plain_target
-from dtk.training.losses import ClassLoss, Loss, SampleLoss, goal_of, resolve_loss
-from dtk.training.optimizers import Optimizer, resolve_optimizer
-from dtk.training.recipe import Method, Precision, Recipe
+from dtk.training.checkpoints.directory import Checkpoint
+from dtk.training.loop.callbacks import Callback
+from dtk.training.loop.checks import check_loss, check_recipe, plain_target
+from dtk.training.loop.losses import ClassLoss, Loss, SampleLoss, goal_of, resolve_loss
+from dtk.training.loop.optimizers import Optimizer, resolve_optimizer
+from dtk.training.loop.recipe import Method, Precision, Recipe
+from dtk.training.loop.schedules import MakeScheduler, Schedule
+from dtk.training.loop.task import Task
+from dtk.training.loop.tasks import NetworkTask, PreparedTask
+from dtk.training.loop.trial import batch_schema
 from dtk.training.recovery import Recovery
 from dtk.training.run import TrainingReport, run_recipe
-from dtk.training.schedules import MakeScheduler, Schedule
-from dtk.training.task import Task
-from dtk.training.tasks import NetworkTask, PreparedTask
-from dtk.training.trial import batch_schema
 
 __all__ = ["fit_network", "train"]
 

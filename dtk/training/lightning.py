@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from dtk.errors import ClusterError, DependencyError
-from dtk.training.rank import current_rank
+from dtk.training.gang.rank import current_rank
 
 __all__ = ["trainer_options"]
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import cloudpickle
 
 from dtk.errors import ClusterError, RankError, WorkerLostError
-from dtk.training.gang import Gang, reserved, run_gang
-from dtk.training.planning import Ranks, count_free_slots, least_and_most
+from dtk.training.gang.launching import run_gang
+from dtk.training.gang.planning import Gang, Ranks, count_free_slots, least_and_most
+from dtk.training.gang.reserving import reserved
 
 if TYPE_CHECKING:
     from dtk.runtime import Client
-    from dtk.training.recipe import RankReport
+    from dtk.training.loop.recipe import RankReport
 
 __all__ = ["NO_RECOVERY", "RECOVERY", "Recovery", "run_through"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from dtk.loader import Loader, Plan
 from dtk.memory import format_nbytes
 from dtk.progress import Progress
 from dtk.runtime import current_client, pack
-from dtk.training.gang import Gang
-from dtk.training.loop import train_rank
-from dtk.training.planning import Ranks, least_and_most
-from dtk.training.rank import RankContext, current_rank
-from dtk.training.recipe import Method, RankReport, Recipe
+from dtk.training.checkpoints.shared import check_shared
+from dtk.training.gang.planning import Gang, Ranks, least_and_most
+from dtk.training.gang.rank import RankContext, current_rank
+from dtk.training.loop.recipe import Method, RankReport, Recipe
+from dtk.training.loop.training import train_rank
 from dtk.training.recovery import NO_RECOVERY, RECOVERY, Recovery, run_through
-from dtk.training.shared import check_shared
+from dtk.training.showing import ShowBeat
 
 __all__ = ["TrainingReport", "can_read_less", "is_alone", "plan_rank_memory", "run_recipe"]
 
@@ -40,7 +39,6 @@ CHECKPOINT_COPIES: Final = 4
 STEP_COPIES: Final = 2
 """Of one parameter at a time, while Adam takes its step."""
 
-SILENT_S: Final = 5.0
 """Since a rank told its figures last, after which the progress says so."""
 
 
@@ -83,7 +81,8 @@ class TrainingReport:
     num_ranks : int
         How many ranks ran.
     history : tuple of dict
-        One entry an epoch: loss, seconds, samples, samples_per_s, wait_share, and what validation gave.
+        One entry an epoch: loss, seconds, samples, samples_per_s, wait_share, and what validation gave; and the seconds
+        that rank 0 waited for data (wait_s) and other ranks (sync_s), and those left (compute_s).
     best_epoch : int
         The place in `history` of the epoch whose weights were kept.
     samples_per_s : float
@@ -154,7 +153,7 @@ def run_recipe(
     payload = b"" if client is None else pack((_train_in_gang, (recipe, loader, validation), {}))
     steps = recipe.epochs * -(-len(loader) // recipe.method.accumulate)
     with Progress("training", steps, enabled=client is not None if progress is None else progress) as bar:
-        beat = _ShowBeat(bar)
+        beat = ShowBeat(bar)
         if client is None:
             planned = plan_rank_memory(
                 recipe.task,
@@ -339,64 +338,3 @@ def _train_in_gang(recipe: Recipe, loader: Loader, validation: Loader | None) ->
     assert context is not None
     held = None if validation is None else validation.on_rank(context.rank, context.ranks)
     return train_rank(recipe, loader.on_rank(context.rank, context.ranks), held, context)
-
-
-class _ShowBeat:
-    """Turns a gang's messages into a progress bar, and a line an epoch."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-        self._then = time.monotonic()
-        self._samples = 0
-        self._wait_s: dict[int, float] = {}
-
-    def __call__(self, message: dict[str, Any]) -> None:
-        for entry in message.get("entries", [message["entry"]] if message.get("entry") else []):
-            self._bar.say(_epoch_line(entry, message["epochs"]))
-        if message["phase"] == "validation":
-            return
-        ranks = message.get("ranks", {"rank": [0]})
-        elapsed_s = max(time.monotonic() - self._then, 1e-9)
-        self._then += elapsed_s
-        figures = [
-            f"epoch {message['epoch']}/{message['epochs']}",
-            f"loss {message['loss']:.4f}",
-            f"{max(0, message['samples'] - self._samples) / elapsed_s:,.0f} samples/s",
-            self._waiting(dict(zip(ranks["rank"], ranks.get("wait_s", [message["wait_s"]]), strict=True)), elapsed_s),
-        ]
-        self._samples = message["samples"]
-        held = [nbytes or 0 for nbytes in (message.get("memory_nbytes"), *ranks.get("held_nbytes", []))]
-        if max(held):
-            figures.append(format_nbytes(max(held)))
-        silent = [
-            rank
-            for rank, since_s in zip(ranks["rank"], ranks.get("silent_s", [0.0]), strict=True)
-            if since_s > SILENT_S
-        ]
-        if silent:
-            figures.append(f"rank {', '.join(map(str, silent[:3]))} silent")
-        self._bar.update(message["step"], ", ".join(figures))
-
-    def _waiting(self, wait_s: Mapping[int, float | None], elapsed_s: float) -> str:
-        """Say which share of the time the rank waits for data that does so most."""
-        shares = {
-            rank: min(1.0, max(0.0, now_s - self._wait_s.get(rank, 0.0)) / elapsed_s)
-            for rank, now_s in wait_s.items()
-            if now_s is not None
-        }
-        self._wait_s |= {rank: now_s for rank, now_s in wait_s.items() if now_s is not None}
-        slowest = max(shares, key=lambda rank: shares[rank], default=0)
-        share = shares.get(slowest, 0.0)
-        return f"{share:.0%} waiting for data" + (f" (rank {slowest})" if len(shares) > 1 and share >= 0.05 else "")
-
-
-def _epoch_line(entry: Mapping[str, Any], epochs: int) -> str:
-    figures = ", ".join(
-        f"{name.replace('_', ' ')} {value:.4f}"
-        for name, value in entry.items()
-        if name == "loss" or name.startswith("validation_")
-    )
-    return (
-        f"epoch {entry['epoch']}/{epochs}: {figures}, {entry['samples_per_s']:,.0f} samples/s, "
-        f"{entry['wait_share']:.0%} waiting for data"
-    )

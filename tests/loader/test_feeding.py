@@ -336,15 +336,16 @@ while sys.argv[2] == "interrupted":
 @pytest.mark.parametrize(("how", "code"), [("interrupted", -signal.SIGINT), ("ended", 0)])
 def test_the_process_ends_by_ctrl_c_or_by_itself(path, how, code):
     command = [sys.executable, "-X", "dev", "-W", "ignore", "-c", SCRIPT, path, how]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "running\n"
-        if how == "interrupted":
-            time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-        left, told = process.communicate(timeout=60)
-    finally:
-        process.kill()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "running\n"
+            if how == "interrupted":
+                time.sleep(0.2)
+                process.send_signal(signal.SIGINT)
+            left, told = process.stdout.read(), process.stderr.read()  # the line before may have brought the next one
+            process.wait(60)
+        finally:
+            process.kill()
     assert process.returncode == code, told
     assert told.strip().endswith("KeyboardInterrupt" if how == "interrupted" else "")
     assert "Fatal" not in told

@@ -21,7 +21,7 @@ from numcodecs import Zlib
 from dtk.errors import ArgumentError, DataError, MemoryLimitError
 from dtk.loader import Loader, joining
 from dtk.sources import datasets
-from dtk.training.losses import SampleLoss, resolve_loss, weighted_sum
+from dtk.training.loop.losses import SampleLoss, resolve_loss, weighted_sum
 
 
 @pytest.fixture(scope="module", autouse=True)

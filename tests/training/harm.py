@@ -91,7 +91,7 @@ def pids(folder: Path) -> dict[int, int]:
     for path in sorted(folder.glob("steps-*"), key=lambda path: path.stat().st_mtime):
         _, rank, pid = path.name.split("-")
         with contextlib.suppress(psutil.NoSuchProcess):
-            if any("dtk.training.rank" in part for part in psutil.Process(int(pid)).cmdline()):
+            if any("dtk.training.gang.rank" in part for part in psutil.Process(int(pid)).cmdline()):
                 found[int(rank)] = int(pid)
     return found
 

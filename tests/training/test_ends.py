@@ -16,7 +16,8 @@ from torch import distributed
 
 from dtk.errors import ClusterError
 from dtk.runtime import held_slots, workers_of
-from dtk.training.gang import launch, reserved
+from dtk.training.gang.launching import launch
+from dtk.training.gang.reserving import reserved
 
 pytestmark = pytest.mark.usefixtures("no_rank_left")
 

@@ -17,8 +17,9 @@ from distributed import Client
 
 import dtk
 from dtk.errors import CheckpointError, ClusterError, MemoryLimitError, RankError
-from dtk.training.checkpoints import Checkpoint
+from dtk.training.checkpoints.directory import Checkpoint
 from dtk.training.fitting import train
+from dtk.training.recovery import RECOVERY
 from tests.training.harm import BATCH, ROWS, Counting, kill, moment, pids, told, when, write_numbered
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_rank_left")]
@@ -265,6 +266,32 @@ def test_ranks_of_a_worker_that_is_told_to_leave_take_a_checkpoint(cluster_of_tw
     assert steps < EPOCHS * (ROWS // BATCH)  # but by two gangs
 
 
+class Thorough(Counting):
+    """Validates for longer than there is time to leave, until it is told that it may hurry."""
+
+    def act(self, phase):
+        if phase == "validation" and not os.path.exists(os.path.join(self.folder, "hurry")):
+            time.sleep(2.5)
+
+
+def test_ranks_leave_in_a_validation_that_takes_longer_than_they_have(cluster_of_two, run, whole, harm, tmp_path):
+    assert RECOVERY.grace_s < 2.5 * ROWS / BATCH
+
+    def tell():
+        psutil.Process(pids(tmp_path)[1]).parent().send_signal(signal.SIGTERM)
+        cluster_of_two.add_worker()
+        time.sleep(5)
+        (tmp_path / "hurry").touch()
+        return True
+
+    harm(("validation", 4, tell))
+    bundle = run(Thorough(tmp_path))
+    whole(bundle)
+    assert told(tmp_path, "steps") == 2 * EPOCHS * (ROWS // BATCH)  # no step was taken twice
+    first, *_ = sorted(tmp_path.glob("validations-0-*"), key=lambda path: path.stat().st_mtime)
+    assert 2 <= first.stat().st_size < ROWS // BATCH  # it left in the middle
+
+
 def test_without_its_scheduler_it_ends_with_an_error_and_a_checkpoint(cluster_of_two, run, whole, harm, tmp_path):
     def end_scheduler():
         cluster_of_two.scheduler.kill()
@@ -308,7 +335,7 @@ CLIENT = """
 import sys
 import dtk
 from distributed import Client
-from dtk.training.checkpoints import Checkpoint
+from dtk.training.checkpoints.directory import Checkpoint
 from tests.training.harm import BATCH, Counting
 
 if __name__ == "__main__":

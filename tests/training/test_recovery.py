@@ -14,10 +14,10 @@ from torch import nn
 
 import dtk
 from dtk.errors import RankError
-from dtk.training.checkpoints import Checkpoint
+from dtk.training.checkpoints.directory import Checkpoint
 from dtk.training.fitting import train
 from tests.conftest import rank_processes
-from tests.training.test_resuming import assert_equal, data, weights  # noqa: F401
+from tests.training.checkpoints.test_resuming import assert_equal, data, weights  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("no_rank_left")
 

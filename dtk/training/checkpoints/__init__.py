@@ -1,0 +1,1 @@
+"""Checkpoints: where they lie, how they are written and found again, and when ranks take them."""

@@ -1,0 +1,1 @@
+"""The gang: processes of ranks on Dask workers, from their slots to their end."""

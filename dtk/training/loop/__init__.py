@@ -1,0 +1,1 @@
+"""The loop that ranks run: tasks, strategies, optimization, callbacks."""

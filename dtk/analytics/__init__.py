@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from dtk.analytics.profile import profile
 from dtk.analytics.report import Report
+from dtk.analytics.schema import ColumnSchema, DriftLimits, TableSchema, read_schema
 
-__all__ = ["Report", "profile"]
+__all__ = ["ColumnSchema", "DriftLimits", "Report", "TableSchema", "profile", "read_schema"]

@@ -11,13 +11,13 @@ import pyarrow as pa
 
 from dtk.analytics.numbers import Value, iso_date
 from dtk.statistics import Moments
+from dtk.statistics.grid_blocks import BlockGroup, grouped_blocks
 
 if TYPE_CHECKING:
     import xarray as xr
 
 __all__ = ["DimProfile", "VariableProfile", "profile_dims", "profile_variables"]
 
-_GROUP_NBYTES: Final = 64 * 2**20  # blocks in memory together: a task each would cost more than small ones take
 _SUMMARISED: Final = "biufmM"  # NumPy's kinds that Arrow knows as numbers or dates
 
 
@@ -166,7 +166,7 @@ def profile_variables(dataset: xr.Dataset, *, progress: bool = False) -> tuple[V
         if variable.dtype.kind not in _SUMMARISED:
             continue
         if hasattr(variable.data, "to_delayed"):
-            groups += _grouped_blocks(str(name), variable.data)
+            groups += grouped_blocks(str(name), variable.data, "profile")
         else:
             moments[str(name)] = _block_moments(np.asarray(variable.data))
     if groups:
@@ -175,35 +175,11 @@ def profile_variables(dataset: xr.Dataset, *, progress: bool = False) -> tuple[V
     return tuple(_describe(str(name), variable, moments.get(str(name))) for name, variable in dataset.data_vars.items())
 
 
-def _grouped_blocks(name: str, values: Any) -> list[Any]:
-    """Return the blocks of a Dask array as delayed ``(name, blocks)``, so many together as memory is no matter."""
-    from dask.base import flatten
-    from dask.delayed import Delayed
-    from dask.highlevelgraph import HighLevelGraph
-
-    # One layer for all groups, for a delayed object a block takes longer than a small block. The array's own layers
-    # stay as they are, so that variables which share chunks still do.
-    blocks = list(flatten(values.__dask_keys__()))
-    per_group = max(1, _GROUP_NBYTES * len(blocks) // max(1, values.nbytes))
-    layer_name = f"profile-{name}-{values.name}"
-    layer: dict[Any, Any] = {
-        f"{layer_name}-{start}": (_gathered, name, blocks[start : start + per_group])
-        for start in range(0, len(blocks), per_group)
-    }
-    graph = HighLevelGraph.from_collections(layer_name, layer, dependencies=[values])
-    return [Delayed(key, graph, layer=layer_name) for key in layer]
-
-
-def _gathered(name: str, blocks: list[np.ndarray]) -> tuple[str, list[np.ndarray]]:
-    return name, blocks
-
-
-def _group_moments(group: tuple[str, list[np.ndarray]]) -> dict[str, Moments]:
-    name, blocks = group
+def _group_moments(group: BlockGroup) -> dict[str, Moments]:
     moments = Moments()
-    for block in blocks:
+    for block in group.blocks:
         moments.merge(_block_moments(block))
-    return {name: moments}
+    return {group.name: moments}
 
 
 def _block_moments(block: np.ndarray) -> Moments:

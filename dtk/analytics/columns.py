@@ -21,6 +21,8 @@ ColumnKind = Literal["number", "category", "date", "boolean", "text", "other"]
 MAX_DISTINCT: Final = 50_000
 QUANTILES: Final = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 _NUM_TOP: Final = 10
+_KEPT_COUNTS: Final = 1000
+_GRID: Final = np.linspace(0, 1, 101)
 _NUM_BINS: Final = 40
 _SLICE_ROWS: Final = 65_536
 _TEXT_LENGTH: Final = 30  # mean characters from which near-unique strings are text and no names
@@ -89,6 +91,12 @@ class ColumnProfile:
         How much too low these counts can be; 0 while exact.
     length_min, length_mean, length_max : float or None
         Characters of strings.
+    num_sampled : int
+        Values that quantiles are from.
+    grid : tuple of float
+        Of numbers: the quantiles at 0%, 1%, ... 100%, each one a sampled value. For comparing other data with.
+    counts : tuple of (value, int)
+        Of categories and booleans: how often each occurs, where there are at most 1,000. For comparing other data with.
     """
 
     name: str
@@ -113,6 +121,9 @@ class ColumnProfile:
     length_min: float | None = None
     length_mean: float | None = None
     length_max: float | None = None
+    num_sampled: int = 0
+    grid: tuple[float, ...] = ()
+    counts: tuple[tuple[Value, int], ...] = ()
 
     @property
     def num_present(self) -> int:
@@ -247,6 +258,8 @@ def summarise_column(
         "top": tuple(categories.top(_NUM_TOP)) if categories.is_exact or state.kind == "category" else (),
         "top_error": categories.max_error if state.kind == "category" else 0,
     }
+    if state.kind not in ("number", "date") and categories.is_exact and categories.num_distinct <= _KEPT_COUNTS:
+        common["counts"] = tuple(categories.top())
     if state.kind == "category":
         is_text = moments.count > 0 and moments.mean >= _TEXT_LENGTH and categories.num_distinct > moments.count / 2
         return ColumnProfile(
@@ -263,6 +276,7 @@ def summarise_column(
         "num_missing": moments.missing,
         "num_infinite": moments.num_infinite,
         "rank_error": 0.0 if sample_is_exact or not len(present) else rank_error(len(present)),
+        "num_sampled": len(present),
     }
     if state.kind == "boolean":
         return ColumnProfile(**common, mean=_number(moments.mean), std=_number(moments.std))
@@ -289,6 +303,7 @@ def summarise_column(
         max=_number(moments.max),
         quantiles={str(share): _number(value) for share, value in zip(QUANTILES, quantiles.tolist(), strict=True)},
         skewness=_skewness(finite),
+        grid=tuple(np.quantile(present, _GRID, method="inverted_cdf").tolist()) if len(present) else (),
         histogram_edges=edges,
         histogram_counts=counts,
     )

@@ -43,7 +43,8 @@ table { border-collapse: collapse; font-size: .87rem; font-variant-numeric: tabu
 th, td { text-align: right; padding: .22rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; max-width: 20rem; overflow: hidden; text-overflow: ellipsis; }
 td:first-child { position: sticky; left: 0; background: var(--back); } td a { color: inherit; }
-.overview :is(th, td):nth-child(2) { text-align: left; }
+.overview :is(th, td):nth-child(2), .checks :is(th, td):nth-child(-n+3) { text-align: left; }
+.checks { margin-bottom: 1rem; } .checks td { white-space: normal; overflow-wrap: anywhere; }
 .warnings { border-left: 3px solid var(--warn); padding: .1rem 1rem; list-style: none; margin: 0;
   overflow-wrap: anywhere; }
 .warnings b { color: var(--warn); }
@@ -78,6 +79,7 @@ def render_page(report: Report) -> str:
     parts = [
         f"<h1>{escape(report.title)}</h1>",
         f'<p class="faint">{escape(report.summary)}. {escape(report.accuracy)}</p>',
+        *_checks(report),
         *_warnings(report),
         *_overview(report),
         *_dims(report),
@@ -92,6 +94,17 @@ def render_page(report: Report) -> str:
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+
+
+def _checks(report: Report) -> Iterable[str]:
+    if report.num_rules is None:
+        return
+    yield f"<h2>Checks</h2>\n<p>{escape(report.verdict)}.</p>"
+    for heads, rows in (report.violation_rows(), report.drift_rows()):
+        if rows:
+            yield _table(heads, [list(map(escape, row)) for row in rows], css="wide checks")
+    for note in report.notes:
+        yield f'<p class="faint">{escape(note)}</p>'
 
 
 def _warnings(report: Report) -> Iterable[str]:

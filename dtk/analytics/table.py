@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from dtk.analytics.checks import CheckPlan, CheckState
 from dtk.analytics.columns import ColumnProfile, ColumnState, kind_of_column, summarise_column
 from dtk.statistics import RowSample, category_keys, to_floats
 from dtk.statistics.kinds import plain_chunks
@@ -58,11 +59,21 @@ class TableState:
         The table's columns.
     target : str, optional
         The column whose values are sampled even if they are strings.
+    checks : CheckPlan, optional
+        What is looked at besides.
     total_rows : int, optional
         Rows of the whole table, where that is known: the parts of a scan then share the sample's memory.
     """
 
-    def __init__(self, schema: pa.Schema, target: str | None = None, *, total_rows: int | None = None) -> None:
+    def __init__(
+        self,
+        schema: pa.Schema,
+        target: str | None = None,
+        *,
+        checks: CheckPlan | None = None,
+        total_rows: int | None = None,
+    ) -> None:
+        self.checks = CheckState(checks or CheckPlan(), total_rows)
         self.columns = {field.name: ColumnState(field.name, kind_of_column(field.type)) for field in schema}
         self.sampled = [name for name, column in self.columns.items() if column.kind in _SAMPLED_KINDS]
         is_category = target is not None and self.columns[target].kind == "category"
@@ -83,6 +94,7 @@ class TableState:
         """
         for name, column in self.columns.items():
             column.update(table[name])
+        self.checks.update(table, first_row)
         self.num_rows += table.num_rows
         row = np.arange(first_row, first_row + table.num_rows)
         names = [*self.sampled, *([self.target] if self.target is not None else [])]
@@ -107,6 +119,7 @@ class TableState:
         """
         for name, column in self.columns.items():
             column.merge(other.columns[name])
+        self.checks.merge(other.checks)
         self.num_rows += other.num_rows
         self.sample.merge(other.sample)
 

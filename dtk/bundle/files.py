@@ -20,7 +20,7 @@ from dtk.errors import ArgumentError, BundleError, DtkError, NotFoundError
 from dtk.models import ModelSchema
 from dtk.preparation import TablePreparation, target_from_dict
 
-__all__ = ["check_destination", "load", "save"]
+__all__ = ["check_destination", "load", "read_description", "save"]
 
 FORMAT: Final = "dtk-bundle"
 VERSION: Final = 1
@@ -131,9 +131,7 @@ def load(
         If a module is given for a bundle that has none of the user's.
     """
     path = Path(path)
-    if not path.exists():
-        raise NotFoundError(f"path={str(path)!r}: there is no bundle; check the path")
-    state = _read_description(path / DESCRIPTION)
+    state = read_description(path)
     weights = _read(path / WEIGHTS)
     if hashlib.sha256(weights).hexdigest() != state["sums"][WEIGHTS]:
         raise BundleError(f"{path / WEIGHTS} is damaged: it is not what was saved; use another copy of the bundle")
@@ -156,6 +154,32 @@ def load(
         raise BundleError(f"{path / DESCRIPTION} cannot be understood ({error!r}); use another copy") from error
     bundle.network()  # what does not fit is refused here and not in the first prediction
     return bundle
+
+
+def read_description(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what a bundle says of itself, and no weights.
+
+    Parameters
+    ----------
+    path : str or path
+        Of the directory.
+
+    Returns
+    -------
+    dict
+        Plain JSON values: ``preparation``, ``target``, ``metrics`` and others.
+
+    Raises
+    ------
+    NotFoundError
+        If nothing is there.
+    BundleError
+        If it is damaged or of a newer version.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise NotFoundError(f"path={str(path)!r}: there is no bundle; check the path")
+    return _read_description(path / DESCRIPTION)
 
 
 def _describe(bundle: Bundle) -> bytes:

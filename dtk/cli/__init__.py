@@ -11,7 +11,8 @@ def main() -> None:
     Raises
     ------
     SystemExit
-        Always: 0 if all is well, 1 after an error, 2 if it was used wrongly, 130 after Ctrl-C, 143 after SIGTERM.
+        Always: 0 if all is well, 1 after an error or where what was checked is not fine, 2 if it was used wrongly, 130
+        after Ctrl-C, 143 after SIGTERM.
     """
     import signal
 

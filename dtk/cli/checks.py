@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from dtk.cli.expressions import evaluate
 from dtk.cli.spec import ClusterSpec, Spec, beside
 from dtk.config import Mistake, did_you_mean, find_mistakes, read_yaml
 from dtk.errors import ArgumentError, DataError, DtkError, SourceError
+from dtk.preparation.expressions import evaluate
 
 if TYPE_CHECKING:
     import dask.dataframe as dd

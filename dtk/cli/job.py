@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dtk.cli.checks import Checks, Task, task_of
-from dtk.cli.expressions import names_in
 from dtk.cli.spec import ClusterSpec, Spec, beside, read_spec
 from dtk.config import Mistake, mistakes_error
 from dtk.errors import ArgumentError, DtkError
+from dtk.preparation.expressions import names_in
 
 if TYPE_CHECKING:
     import dask.dataframe as dd

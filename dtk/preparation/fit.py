@@ -28,12 +28,14 @@ from dtk.statistics import Categories, Moments
 __all__ = ["TableFit"]
 
 _MAX_CLASSES: Final = 10_000
+_MAX_COUNTS: Final = 1000
 
 
 class _ColumnFit(Protocol):
     def update(self, values: pa.ChunkedArray) -> None: ...
     def merge(self, other: Self) -> None: ...
     def finish(self) -> Column | None: ...
+    def seen(self) -> dict[str, Any]: ...
 
 
 class _NumberFit:
@@ -54,6 +56,9 @@ class _NumberFit:
         low, high = float(self.moments.min), float(self.moments.max)
         return NumberColumn(self.name, mean, scale, is_wide=is_wide(mean, scale, low, high))
 
+    def seen(self) -> dict[str, Any]:
+        return _seen_numbers(self.name, self.moments)
+
 
 class _BooleanFit:
     def __init__(self, name: str) -> None:
@@ -69,28 +74,39 @@ class _BooleanFit:
     def finish(self) -> BooleanColumn | None:
         return BooleanColumn(self.name, float(self.moments.mean > 0.5)) if self.moments.count else None
 
+    def seen(self) -> dict[str, Any]:
+        num_true = round(self.moments.mean * self.moments.count) if self.moments.count else 0
+        counts = [[True, num_true], [False, self.moments.count - num_true]]
+        return _seen(self.name, "boolean", self.moments.count, self.moments.missing) | {"counts": counts}
+
 
 class _DateFit:
     def __init__(self, name: str, zone: str | None) -> None:
         self.name = name
         self.zone = zone
         self.count = 0
-        self.seen = {part: np.zeros(period, dtype=bool) for part, (_, _, period) in DATE_PARTS.items()}
+        self.missing = 0
+        self.varies = {part: np.zeros(period, dtype=bool) for part, (_, _, period) in DATE_PARTS.items()}
 
     def update(self, values: pa.ChunkedArray) -> None:
         dates = as_dates(self.name, values, self.zone).drop_null()
         self.count += len(dates)
+        self.missing += len(values) - len(dates)
         for part, (read, first, _) in DATE_PARTS.items():
-            self.seen[part][pc.unique(read(dates)).to_numpy(zero_copy_only=False) - first] = True
+            self.varies[part][pc.unique(read(dates)).to_numpy(zero_copy_only=False) - first] = True
 
     def merge(self, other: Self) -> None:
         self.count += other.count
-        for part, seen in other.seen.items():
-            self.seen[part] |= seen
+        self.missing += other.missing
+        for part, varies in other.varies.items():
+            self.varies[part] |= varies
 
     def finish(self) -> DateColumn | None:
-        varying = tuple(part for part, seen in self.seen.items() if seen.sum() > 1)
+        varying = tuple(part for part, varies in self.varies.items() if varies.sum() > 1)
         return DateColumn(self.name, varying, self.zone) if self.count else None
+
+    def seen(self) -> dict[str, Any]:
+        return _seen(self.name, "date", self.count, self.missing)
 
 
 class _CategoryFit:
@@ -111,6 +127,9 @@ class _CategoryFit:
         top = (value for value, _ in self.categories.top(self.max_categories))
         known = tuple(value for value in top if not isinstance(value, float) or math.isfinite(value))
         return CategoryColumn(self.name, known) if known else None
+
+    def seen(self) -> dict[str, Any]:
+        return _seen_categories(self.name, self.categories, self.max_categories)
 
 
 class _ClassFit:
@@ -146,6 +165,9 @@ class _ClassFit:
             )
         return ClassTarget(self.name, tuple(values), tuple(counts[value] for value in values))
 
+    def seen(self) -> dict[str, Any]:
+        return _seen_categories(self.name, self.categories, _MAX_CLASSES)
+
 
 class _TargetNumberFit:
     """The mean and spread of a target that is a number."""
@@ -167,6 +189,9 @@ class _TargetNumberFit:
                 f"target={self.name!r} holds {self.moments.num_infinite} infinite values; filter them out first"
             )
         return NumberTarget(self.name, *_mean_and_scale(self.moments))
+
+    def seen(self) -> dict[str, Any]:
+        return _seen_numbers(self.name, self.moments)
 
 
 class TableFit:
@@ -247,6 +272,17 @@ class TableFit:
         """
         return {name: fit.finish() for name, fit in self.columns.items()}
 
+    def seen(self) -> list[dict[str, Any]]:
+        """Say what was seen of each column that has values, and of the target: what new data can be compared with.
+
+        Returns
+        -------
+        list of dict
+            Plain JSON values by the names of `dtk.analytics.ColumnProfile`.
+        """
+        seen = [fit.seen() for fit in self.columns.values() if fit.finish() is not None]
+        return seen if self.target is None else [*seen, self.target.seen() | {"is_target": True}]
+
     def finish_target(self) -> Target | None:
         """Return the fitted target.
 
@@ -271,6 +307,29 @@ def _finite(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if not types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+
+
+def _seen(name: str, kind: str, count: int, missing: int) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "num_rows": count + missing, "num_missing": missing}
+
+
+def _seen_numbers(name: str, moments: Moments) -> dict[str, Any]:
+    figures = {key: getattr(moments, key) for key in ("mean", "std", "min", "max")}
+    finite = {key: value for key, value in figures.items() if math.isfinite(value)}
+    return _seen(name, "number", moments.count, moments.missing) | finite
+
+
+def _seen_categories(name: str, categories: Categories, max_categories: int) -> dict[str, Any]:
+    """Keep what was seen of categories where they are few enough to be all known."""
+    seen = _seen(name, "category", categories.count, categories.missing)
+    if not categories.is_exact or categories.num_distinct > max_categories:
+        return seen
+    counts = [[value, count] for value, count in categories.top()]
+    if any(isinstance(value, float) and not math.isfinite(value) for value, _ in counts):
+        return seen
+    if len(counts) > _MAX_COUNTS:
+        return seen | {"categories": [value for value, _ in counts]}
+    return seen | {"counts": counts}
 
 
 def _mean_and_scale(moments: Moments) -> tuple[float, float]:

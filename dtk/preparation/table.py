@@ -85,6 +85,7 @@ class TablePreparation:
         self._max_categories = max_categories
         self._columns: tuple[Column, ...] | None = None
         self._ignored: tuple[str, ...] = ()
+        self._seen: list[dict[str, Any]] = []
         self.target: Target | None = None
 
     def fit(
@@ -150,6 +151,7 @@ class TablePreparation:
         if fitted.num_rows == 0:
             raise DataError("data has no rows, and preparation needs some; check its path and its filters")
         self.target = fitted.finish_target()
+        self._seen = fitted.seen()
         columns = fitted.finish_columns()
         for name in [name for name, column in columns.items() if column is None]:
             warnings.warn(f"column {name!r} has no values in the data; it is ignored", UserWarning, stacklevel=2)
@@ -383,7 +385,8 @@ class TablePreparation:
             Floats survive JSON to the last bit.
         """
         columns = [column_to_dict(column) for column in self.fitted_columns]
-        return {"max_categories": self._max_categories, "columns": columns, "ignored": list(self._ignored)}
+        state = {"max_categories": self._max_categories, "columns": columns, "ignored": list(self._ignored)}
+        return state | {"seen": self._seen} if self._seen else state
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
@@ -402,6 +405,7 @@ class TablePreparation:
         preparation = cls(max_categories=state["max_categories"])
         preparation._columns = tuple(column_from_dict(column) for column in state["columns"])
         preparation._ignored = tuple(state["ignored"])
+        preparation._seen = state.get("seen", [])
         return preparation
 
     def __repr__(self) -> str:

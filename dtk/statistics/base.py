@@ -38,12 +38,38 @@ class Statistic(Protocol):
             Left as it is.
         """
 
+    def result(self) -> dict[str, Any]:
+        """Return what it says, by name.
+
+        Returns
+        -------
+        dict
+            Plain numbers, lists and arrays; approximate answers come with their error.
+        """
+        ...
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the results as plain JSON values.
+        """Return the whole state as plain JSON values, to the last bit.
 
         Returns
         -------
         dict
             Strings, numbers, lists and dicts only.
+        """
+        ...
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """Rebuild an object from `to_dict`.
+
+        Parameters
+        ----------
+        state : dict
+            What `to_dict` returned, also after a round trip through JSON.
+
+        Returns
+        -------
+        Statistic
+            It says the same as the first, and goes on like it.
         """
         ...

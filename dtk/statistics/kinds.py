@@ -6,6 +6,7 @@ One rule for all layers: what the profile shows, preparation fits and the loader
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
@@ -14,11 +15,21 @@ import pyarrow.compute as pc
 
 from dtk.errors import DataError
 
-__all__ = ["Kind", "category_keys", "infer_kind", "plain_chunks", "to_floats", "to_numbers"]
+__all__ = [
+    "Kind",
+    "Unit",
+    "category_keys",
+    "infer_kind",
+    "plain_chunks",
+    "stored_numbers",
+    "to_floats",
+    "to_numbers",
+]
 
 Kind = Literal["number", "category", "date", "boolean", "ignore"]
 _PER_SECOND: Final = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _NS_PER_DAY: Final = 86_400 * 10**9
+_INT64_MAX: Final = 2**63 - 1
 
 
 def infer_kind(dtype: pa.DataType) -> Kind:
@@ -93,27 +104,99 @@ def to_numbers(values: pa.Array) -> np.ndarray:
     DataError
         If the type has no meaning as a number.
     """
+    ticks, unit = stored_numbers(values)
+    if unit.ns_per_tick is not None:
+        return _nanoseconds(ticks.astype(np.int64, copy=False), unit.ns_per_tick)
+    if unit.ticks_per_s is not None:
+        return _seconds(ticks.astype(np.int64, copy=False), unit.ticks_per_s)
+    if ticks.dtype.kind == "f":
+        return np.asarray(ticks, np.float64)
+    return np.asarray(ticks, np.uint64 if ticks.dtype == np.uint64 else np.int64)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a stored number means: itself, or points in time or spans of time, as in `to_numbers`.
+
+    Parameters
+    ----------
+    ns_per_tick : int or None
+        Of dates and timestamps.
+    ticks_per_s : int or None
+        Of times and durations.
+    """
+
+    ns_per_tick: int | None = None
+    ticks_per_s: int | None = None
+
+    def number(self, tick: int | float) -> int | float:
+        """Turn one stored number into what `to_numbers` makes of it.
+
+        Parameters
+        ----------
+        tick : int or float
+            As stored.
+
+        Returns
+        -------
+        int or float
+            Exact where it fits.
+        """
+        if self.ns_per_tick is not None:
+            scaled = int(tick) * self.ns_per_tick
+            return scaled if abs(scaled) <= _INT64_MAX else float(scaled)
+        if self.ticks_per_s is not None:
+            return float(_seconds(np.array([tick], np.int64), self.ticks_per_s)[0])
+        return tick
+
+
+def stored_numbers(values: pa.Array) -> tuple[np.ndarray, Unit]:
+    """Return numbers as they are stored, without a copy where that can be done.
+
+    Parameters
+    ----------
+    values : pyarrow.Array
+        Shape [rows]: numbers, booleans, dates, times; no dictionary.
+
+    Returns
+    -------
+    numbers : numpy.ndarray
+        Shape [rows]: integers or floats of the stored width, anything where a value is null.
+    unit : Unit
+        What they mean.
+
+    Raises
+    ------
+    DataError
+        If the type has no meaning as a number.
+    """
     dtype = values.type
     if pa.types.is_null(dtype):
-        return np.empty(0)
+        return np.zeros(len(values)), Unit()
     if pa.types.is_boolean(dtype):
-        return np.asarray(values.cast(pa.int8()), np.int64)
-    if pa.types.is_integer(dtype):
-        return np.asarray(values.to_numpy(), np.uint64 if dtype == pa.uint64() else np.int64)
-    if pa.types.is_floating(dtype):
-        return np.asarray(values.to_numpy(), np.float64)
+        return _buffer(values.cast(pa.int8())), Unit()
     if pa.types.is_decimal(dtype):
-        return np.asarray(values.cast(pa.float64()).to_numpy(), np.float64)
+        return _buffer(values.cast(pa.float64())), Unit()
+    if pa.types.is_integer(dtype) or pa.types.is_floating(dtype):
+        return _buffer(values), Unit()
     if pa.types.is_timestamp(dtype):
-        return _nanoseconds(values.cast(pa.int64()).to_numpy(), 10**9 // _PER_SECOND[dtype.unit])
-    if pa.types.is_date32(dtype):
-        return _nanoseconds(values.cast(pa.int32()).to_numpy().astype(np.int64), _NS_PER_DAY)
-    if pa.types.is_date64(dtype):
-        return _nanoseconds(values.cast(pa.int64()).to_numpy(), 10**6)
+        return _buffer(values), Unit(ns_per_tick=10**9 // _PER_SECOND[dtype.unit])
+    if pa.types.is_date(dtype):
+        return _buffer(values), Unit(ns_per_tick=_NS_PER_DAY if pa.types.is_date32(dtype) else 10**6)
     if pa.types.is_time(dtype) or pa.types.is_duration(dtype):
-        ticks = values.cast(pa.int32()) if pa.types.is_time32(dtype) else values.cast(pa.int64())
-        return _seconds(ticks.to_numpy().astype(np.int64), _PER_SECOND[dtype.unit])
+        return _buffer(values), Unit(ticks_per_s=_PER_SECOND[dtype.unit])
     raise DataError(f"values of type {dtype} are no numbers; use them as categories, or cast the column first")
+
+
+def _buffer(values: pa.Array) -> np.ndarray:
+    """Look at the values of a type of fixed width."""
+    dtype = values.type.to_pandas_dtype() if _is_plain(values.type) else f"i{values.type.byte_width}"
+    stored = values.buffers()[1]
+    return np.empty(0, dtype) if stored is None else np.frombuffer(stored, dtype)[values.offset :][: len(values)]
+
+
+def _is_plain(dtype: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(dtype) or pa.types.is_floating(dtype))
 
 
 def _nanoseconds(ticks: np.ndarray, ns_per_tick: int) -> np.ndarray:
@@ -154,6 +237,9 @@ def to_floats(values: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """
     parts = [np.empty(0)]
     for chunk in plain_chunks(values):
+        if pa.types.is_floating(chunk.type) or pa.types.is_integer(chunk.type):
+            parts.append(np.asarray(chunk.to_numpy(zero_copy_only=False), np.float64))  # NaN for nulls, and fast
+            continue
         floats = np.full(len(chunk), np.nan)
         floats[chunk.is_valid().to_numpy(zero_copy_only=False)] = to_numbers(chunk.drop_null())
         parts.append(floats)

@@ -9,15 +9,16 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
+from dtk.statistics.hashed_rows import HashedRows
 from dtk.statistics.kinds import plain_chunks, to_floats
+from dtk.statistics.quantiles import checked_shares, select_quantiles
+from dtk.statistics.serial import column_from_json, column_to_json
 
-__all__ = ["RowSample", "hash_rows"]
-
-_MASK = 2**64 - 1
+__all__ = ["RowSample", "rank_error"]
 
 
-class RowSample:
+class RowSample(HashedRows):
     """The rows with the smallest hash of their number: a uniform sample without replacement.
 
     The same rows are chosen for every chunking and every order of merging, and in every column of a table.
@@ -53,18 +54,12 @@ class RowSample:
     >>> sample.update(pa.array(range(101)), np.arange(101))
     >>> sample.quantile([0.25, 0.5]).tolist(), sample.rank_error
     ([25.0, 50.0], 0.0)
+    >>> sample.mapped(np.square).quantile(0.5).item()
+    2500.0
     """
 
     def __init__(self, size: int = 100_000, *, seed: int = 0, total_rows: int | None = None) -> None:
-        if size < 1:
-            raise ArgumentError(f"size={size!r} must be at least 1")
-        self.size = size
-        self.seed = seed
-        self.num_rows = 0
-        self._limit = _MASK if total_rows is None else _first_limit(size, total_rows)  # no larger hash can enter
-        self._hashes: list[np.ndarray] = []
-        self._values: list[pa.Array] = []
-        self._num_held = 0
+        super().__init__(size, seed=seed, total_rows=total_rows)
 
     def update(
         self,
@@ -90,81 +85,37 @@ class RowSample:
         ArgumentError
             If `row` is not given, or has another length than `values`.
         """
-        if row is None or len(row) != len(values):
-            raise ArgumentError(
-                f"row={'None' if row is None else f'[{len(row)}]'} does not number the {len(values)} values; "
-                "give one global row number for each"
-            )
-        self.num_rows += len(values)
-        hashes = hash_rows(row, seed=self.seed)
-        chosen = np.flatnonzero(hashes <= np.uint64(self._limit))
+        chosen, hashes = self._choose(len(values), row)
         if len(chosen):
             taken = values.take(pa.array(chosen))
-            self._hold(hashes[chosen], convert(taken) if convert else pa.concat_arrays(plain_chunks(taken)))
+            self._hold(hashes, convert(taken) if convert else pa.concat_arrays(plain_chunks(taken)))
 
-    def _hold(self, hashes: np.ndarray, values: pa.Array) -> None:
-        self._hashes.append(hashes)
-        self._values.append(values)
-        self._num_held += len(hashes)
-        if self._num_held > 2 * self.size:
-            self._prune()
+    def _join(self, parts: list[pa.Array]) -> pa.Array:
+        return _concat(parts)
 
-    def _prune(self) -> None:
-        """Keep the `size` smallest hashes, in their order."""
-        hashes = np.concatenate(self._hashes)
-        order = (
-            np.argpartition(hashes, self.size - 1)[: self.size] if len(hashes) > self.size else np.arange(len(hashes))
-        )
-        order = order[np.argsort(hashes[order])]
-        self._hashes = [hashes[order]]
-        self._values = [pa.concat_arrays(self._values).take(pa.array(order))]
-        self._num_held = len(order)
-        if self._num_held == self.size:
-            self._limit = int(self._hashes[0][-1])
+    def _take(self, part: pa.Array, index: np.ndarray) -> pa.Array:
+        return part.take(pa.array(index))
 
-    def merge(self, other: Self) -> None:
-        """Take in what another object has seen.
-
-        Parameters
-        ----------
-        other : RowSample
-            Left as it is; of the same size and seed, and of other rows.
-
-        Raises
-        ------
-        ArgumentError
-            If size or seed differ.
-        """
-        if (self.size, self.seed) != (other.size, other.seed):
-            raise ArgumentError(
-                f"other has size={other.size}, seed={other.seed} where this has size={self.size}, seed={self.seed}; "
-                "only samples of the same size and seed merge"
-            )
-        self.num_rows += other.num_rows
-        for hashes, values in zip(other._hashes, other._values, strict=True):
-            self._hold(hashes, values)
+    def _numbers(self) -> np.ndarray:
+        """Return the sampled values as float64, NaN where missing, in any order."""
+        self._gather()
+        return to_floats(self._held[0]) if self._held else np.empty(0)
 
     @property
     def values(self) -> pa.Array:
         """The sampled values, missing ones included, in the order of their hashes."""
-        if not self._values:
-            return pa.nulls(0)
-        self._prune()
-        return self._values[0]
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether the sample holds every row."""
-        return self._num_held == self.num_rows <= self.size
+        self._sort()
+        return self._held[0] if self._held else pa.nulls(0)
 
     @property
     def rank_error(self) -> float:
         """How far a quantile's rank can be off, with 99% confidence: 0.005 is half a percent of the rows."""
         if self.is_exact:
             return 0.0
-        return rank_error(int(np.count_nonzero(~np.isnan(to_floats(self.values)))))
+        self._prune()
+        return rank_error(sum(len(values) - _num_missing(values) for values in self._held))
 
-    def quantile(self, q: float | Sequence[float]) -> np.ndarray:
+    def quantile(self, q: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Return quantiles of the sampled values, missing ones left out.
 
         Parameters
@@ -182,29 +133,119 @@ class RowSample:
         ArgumentError
             If a quantile is not between 0 and 1.
         """
-        wanted = np.asarray(q, np.float64)
-        if not ((wanted >= 0) & (wanted <= 1)).all():
-            raise ArgumentError(f"q={q!r} must lie between 0 and 1")
-        floats = to_floats(self.values)
-        present = floats[~np.isnan(floats)]
-        with np.errstate(invalid="ignore", over="ignore"):  # between infinite or huge values
-            return np.asarray(np.quantile(present, wanted) if len(present) else np.full(wanted.shape, np.nan))
+        return select_quantiles(self._numbers(), checked_shares(q))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the sample is, without its rows, as plain JSON values.
+    def mapped(self, fn: Callable[[np.ndarray], np.ndarray]) -> RowSample:
+        """Return what the sample would be if a function had been applied to each value.
+
+        Parameters
+        ----------
+        fn : callable
+            ``fn(values) -> values``: float64 [rows] to [rows], each by itself; missing values are NaN.
+
+        Returns
+        -------
+        RowSample
+            Of the same rows; values that become NaN are missing.
+
+        Raises
+        ------
+        ArgumentError
+            If the function returns another number of values.
+        """
+        numbers = self._numbers()
+        values = np.asarray(fn(numbers), np.float64)
+        if values.shape != numbers.shape:
+            raise ArgumentError(
+                f"fn={fn!r} made {list(values.shape)} of {list(numbers.shape)} values; it must map each value by itself"
+            )
+        return self._with(pa.array(values))
+
+    def filled(self, value: Any) -> RowSample:
+        """Return what the sample would be if missing values had been replaced.
+
+        Parameters
+        ----------
+        value : float or str
+            What replaces them: a number unless the values are text.
+
+        Returns
+        -------
+        RowSample
+            Of the same rows.
+        """
+        self._gather()
+        if isinstance(value, str):
+            return self._with(self._held[0].fill_null(value) if self._held else pa.nulls(0, pa.string()))
+        return self.mapped(lambda numbers: np.where(np.isnan(numbers), value, numbers))
+
+    def _with(self, values: pa.Array) -> RowSample:
+        """Return a sample of the same rows with other values; what is held here has been joined."""
+        other = RowSample(self.size, seed=self.seed)
+        self._hand_over(other, values)
+        return other
+
+    def result(self) -> dict[str, Any]:
+        """Return what the sample says.
 
         Returns
         -------
         dict
-            With ``size``, ``seed``, ``num_rows`` and ``is_exact``.
+            ``num_rows``, ``num_sampled``, ``is_exact``, ``rank_error`` and ``values``, a pyarrow.Array.
         """
-        return {"size": self.size, "seed": self.seed, "num_rows": self.num_rows, "is_exact": self.is_exact}
+        return {
+            "num_rows": self.num_rows,
+            "num_sampled": self.num_sampled,
+            "is_exact": self.is_exact,
+            "rank_error": self.rank_error,
+            "values": self.values,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all that `from_dict` needs, as plain JSON values.
+
+        Returns
+        -------
+        dict
+            The rows in the order of their hashes.
+        """
+        return self._state() | {"values": column_to_json(self.values)}
+
+    @classmethod
+    def from_dict(cls, state: dict[str, Any]) -> Self:
+        """Rebuild an object from `to_dict`.
+
+        Parameters
+        ----------
+        state : dict
+            What `to_dict` returned, also after a round trip through JSON.
+
+        Returns
+        -------
+        RowSample
+            Equal to the first, to the last bit.
+        """
+        sample = cls(state["size"], seed=state["seed"])
+        sample._restore(state, column_from_json(state["values"]))
+        return sample
 
 
-def _first_limit(size: int, total_rows: int) -> int:
-    """Return a hash that at least `size` of so many rows lie below, but for a chance of 1e-15."""
-    wanted = size + 8 * math.sqrt(size) + 32  # the standard deviation of their number is less than sqrt(wanted)
-    return _MASK if wanted >= total_rows else int(_MASK / total_rows * wanted)
+def _num_missing(values: pa.Array) -> int:
+    num_nan = int(np.isnan(values.to_numpy(zero_copy_only=False)).sum()) if pa.types.is_floating(values.type) else 0
+    return num_nan or values.null_count  # nulls become NaN in NumPy
+
+
+def _concat(parts: list[pa.Array]) -> pa.Array:
+    """Join values; where chunks differ in type, in the type that holds both."""
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.type for part in parts}) == 1:
+        return pa.concat_arrays(parts)
+    try:
+        joined = pa.concat_tables([pa.table({"values": part}) for part in parts], promote_options="permissive")
+    except pa.ArrowException as error:
+        raise DataError(f"the values mix types that have no common one ({error}); cast the column first") from None
+    return pa.concat_arrays(joined["values"].chunks)
 
 
 def rank_error(num_values: int) -> float:
@@ -221,34 +262,3 @@ def rank_error(num_values: int) -> float:
         As a share of all values; 1 without any.
     """
     return min(1.0, math.sqrt(math.log(200) / (2 * num_values))) if num_values else 1.0
-
-
-def hash_rows(row: np.ndarray, *, seed: int = 0) -> np.ndarray:
-    """Hash row numbers: splitmix64 (Steele, Lea and Flood 2014), which gives no two numbers the same hash.
-
-    Parameters
-    ----------
-    row : numpy.ndarray
-        int64 [rows].
-    seed : int
-        Another seed gives other hashes.
-
-    Returns
-    -------
-    numpy.ndarray
-        uint64 [rows].
-    """
-    # the seed is hashed first: seeds 0 and 1 would else only swap neighbouring rows
-    start = _splitmix64(np.array([seed & _MASK], np.uint64))
-    return _splitmix64(np.asarray(row).astype(np.uint64) ^ start)
-
-
-def _splitmix64(state: np.ndarray) -> np.ndarray:
-    """Mix uint64 values in place."""
-    state += np.uint64(0x9E3779B97F4A7C15)
-    state ^= state >> np.uint64(30)
-    state *= np.uint64(0xBF58476D1CE4E5B9)
-    state ^= state >> np.uint64(27)
-    state *= np.uint64(0x94D049BB133111EB)
-    state ^= state >> np.uint64(31)
-    return state

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dtk.sources import Source
 
-__all__ = ["ScanState", "scan"]
+__all__ = ["ScanState", "groups_wanted", "scan"]
 
 _GROUPS_PER_THREAD = 4  # so that a slow group leaves the others something to do
 _ROW_BITS = 40  # rows of a chunk or partition, where row numbers are not known
@@ -116,7 +116,7 @@ def scan(
     names = checked_columns(columns, source.schema.names)
     if isinstance(source, TableSource):
         return _scan_table(source.table.select(names), make)
-    groups = chunk_groups(source, _GROUPS_PER_THREAD * _num_threads())
+    groups = chunk_groups(source, groups_wanted())
     if not groups:
         schema = pa.schema([source.schema.field(name) for name in names])
         return _scan_table(schema.empty_table(), make)
@@ -192,8 +192,15 @@ def _first_rows(source: Source) -> np.ndarray:
     return np.asarray(np.cumsum(source.chunk_rows) - source.chunk_rows, np.int64)
 
 
-def _num_threads() -> int:
+def groups_wanted() -> int:
+    """Return how many groups of chunks keep the cluster, or this machine, busy.
+
+    Returns
+    -------
+    int
+        A few for each thread.
+    """
     from dask.system import CPU_COUNT
 
     client = current_client()
-    return max(1, sum(client.nthreads().values())) if client is not None else CPU_COUNT
+    return _GROUPS_PER_THREAD * (max(1, sum(client.nthreads().values())) if client is not None else CPU_COUNT)

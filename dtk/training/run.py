@@ -39,8 +39,6 @@ CHECKPOINT_COPIES: Final = 4
 STEP_COPIES: Final = 2
 """Of one parameter at a time, while Adam takes its step."""
 
-"""Since a rank told its figures last, after which the progress says so."""
-
 
 def is_alone(ranks: Ranks, loader: Loader) -> bool:
     """Tell whether one rank is enough, in this process: without a cluster, or for data that is here already.

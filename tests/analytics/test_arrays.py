@@ -17,8 +17,8 @@ import xarray as xr
 from dask.callbacks import Callback
 
 from dtk.analytics import profile
-from dtk.analytics.arrays import _grouped_blocks
 from dtk.errors import ArgumentError
+from dtk.statistics.grid_blocks import grouped_blocks
 
 
 def make_dataset() -> xr.Dataset:
@@ -81,7 +81,7 @@ def test_small_chunks_share_a_task() -> None:
 
 
 def test_large_chunks_do_not_share_a_task() -> None:
-    groups = _grouped_blocks("x", da.zeros((100, 2**22), chunks=(1, 2**22)))  # 32 MiB each
+    groups = grouped_blocks("x", da.zeros((100, 2**22), chunks=(1, 2**22)), "scan")  # 32 MiB each
     assert len(groups) == 50
 
 

@@ -113,6 +113,38 @@ def test_hostile_values_stay_text(report: Report, tmp_path: Path) -> None:
     assert "<script" not in report._repr_html_()
 
 
+def test_checks_are_shown_and_hostile_values_in_them_stay_text(tmp_path: Path) -> None:
+    data = {HOSTILE: np.array([HOSTILE, "b", "b"] * 9), "x": np.arange(27.0)}
+    schema = {
+        "columns": {HOSTILE: {"values": ["b", "<img src=x>"], "unique": True}, "<b>gone</b>": {}, "x": {"max": 25}},
+        "drift": {"mean": 0.1},
+    }
+    report = profile(data, schema=schema, against=profile({**data, "x": np.arange(27.0) + 30}))
+    text = report.save(tmp_path / "profile.html").read_text(encoding="utf-8")
+    assert not any(hostile in text for hostile in ("<script>alert", "<img src=x", "<b>gone"))
+    page = Page(text)
+    assert "9 rules and 9 measures of drift checked: 8 violated." in page.text
+    assert "be one of 'b', '<img src=x>'" in page.text
+    assert "<b>gone</b>required" in page.text.replace("\n", "")
+    assert HOSTILE not in report._repr_html_()
+    lines = report.to_text().splitlines()
+    assert lines[lines.index("violations") + 1].split() == ["column", "rule", "should", "rows", "example", "row"]
+    assert any(line.split()[:2] == ["x", "mean"] and line.endswith("beyond") for line in lines)
+    assert lines[-3] == "9 rules and 9 measures of drift checked: 8 violated"
+    escapes = profile({"x": ["a\x1b[31m"]}, schema={"columns": {"x": {"pattern": "b"}}})
+    assert "\x1b" not in escapes.to_text()
+
+
+def test_nothing_is_said_of_checks_where_there_were_none(report: Report, tmp_path: Path) -> None:
+    assert report.verdict == ""
+    assert report.is_valid
+    assert "<h2>Checks" not in report.save(tmp_path / "profile.html").read_text(encoding="utf-8")
+    valid = profile({"x": [1]}, schema={"columns": {"x": {}}})
+    assert "0 rules checked: nothing is violated" in valid.save(tmp_path / "valid.html").read_text(encoding="utf-8")
+    state = json.loads(valid.save(tmp_path / "valid.json").read_text(encoding="utf-8"))
+    assert state == json.loads(json.dumps(valid.to_dict()))
+
+
 def test_figures_are_legible(tmp_path: Path) -> None:
     when = np.full(100, np.datetime64("2013-01-01T12:30:00"))
     data = {"a": np.arange(100.0), "b": (-1.0) ** np.arange(100), "year": np.full(100, 2013), "when": when}

@@ -7,6 +7,7 @@ import json
 import math
 import pickle
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -119,13 +120,23 @@ def test_nulls_inside_a_dictionary_are_missing() -> None:
     assert (categories.counts, categories.missing) == ({"a": 1}, 2)
 
 
-@pytest.mark.parametrize("array", [pa.array(["é", "b", None]), pa.array([True, False]), pa.array([], pa.string())])
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["é", "b", None]),
+        pa.array([True, False]),
+        pa.array([], pa.string()),
+        pa.array([0.1, math.inf, -math.inf]),
+        pa.array([2**64 - 1, 1], pa.uint64()),
+    ],
+)
 def test_round_trips(array: pa.Array) -> None:
     categories = of(array)
     for again in (
         Categories.from_dict(json.loads(json.dumps(categories.to_dict()))),
         pickle.loads(pickle.dumps(categories)),
     ):
+        assert again.result() == categories.result()
         assert again.to_dict() == categories.to_dict()
         again.update(array)
         assert sum(again.counts.values()) == 2 * sum(categories.counts.values())
@@ -134,6 +145,8 @@ def test_round_trips(array: pa.Array) -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ArgumentError, match="max_size=1 must be at least 2"):
         Categories(1)
+    with pytest.raises(ArgumentError, match="max_bytes=100 must be at least 4096"):
+        Categories(max_bytes=100)
     with pytest.raises(DataError, match="have no categories; leave the column out"):
         of(pa.array([[1]]))
 
@@ -145,3 +158,45 @@ def test_forgotten_values_leave_a_lower_bound_behind() -> None:
     other.merge(categories)
     assert (other.counts, other.max_error, other.is_exact) == ({"a": 1, "c": 1, "d": 1, "e": 1}, 2, False)
     assert (categories.counts, categories.num_distinct, categories.count) == ({}, 2, 3)
+
+
+@given(st.lists(st.none() | st.sampled_from("abc"), max_size=30), st.sampled_from(["a", "missing", 0]))
+@settings(deadline=None, max_examples=40)
+def test_filled_counts_are_those_of_the_filled_column(values: list[str | None], value: str | int) -> None:
+    filled = of(pa.array(values, pa.string())).filled(value)
+    texts = [str(value) if text is None else text for text in values]
+    keys = {str(key): count for key, count in filled.counts.items()}
+    assert keys == Counter(texts)
+    assert (filled.missing, filled.count) == (0, len(values))
+
+
+@given(st.lists(st.text(max_size=200), max_size=400), st.integers(1, 5))
+@settings(deadline=None, max_examples=60)
+def test_bytes_are_bounded_and_counts_keep_their_error(values: list[str], num_parts: int) -> None:
+    values = values + ["often"] * (len(values) // 2)
+    truth = Counter(values)
+    bounds = np.linspace(0, len(values), num_parts + 1).astype(int)
+    merged = Categories(max_bytes=4096)
+    for start, stop in pairwise(bounds):
+        one = of(pa.array(values[start:stop], pa.string()))
+        limited = Categories(max_bytes=4096)
+        limited.merge(one)
+        merged.merge(limited)
+        assert max(merged.nbytes, limited.nbytes) <= 4096
+    counts = merged.counts
+    assert merged.count == len(values)
+    assert bool(merged.note) == (not merged.is_exact)
+    for value, count in truth.items():
+        assert counts.get(value, 0) <= count <= counts.get(value, 0) + merged.max_error
+
+
+def test_many_distinct_texts_stay_within_the_bound_and_it_says_what_was_cut() -> None:
+    categories = Categories(max_size=5_000, max_bytes=2**18)
+    for start in range(0, 100_000, 10_000):
+        rare = [f"row {number}" for number in range(start, start + 10_000)]
+        categories.update(pa.array(rare + ["often"] * 10_000))
+        assert categories.nbytes <= 2**18
+    assert categories.top(1)[0][0] == "often"
+    assert 100_000 - categories.max_error <= categories.top(1)[0][1] <= 100_000
+    assert "5,000" in categories.note
+    assert "of 200,000 rows are not counted" in categories.note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
 
@@ -12,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 from dtk.statistics import RowSample
-from dtk.statistics.sample import hash_rows
+from dtk.statistics.hashed_rows import hash_rows
 
 
 def of(values: pa.Array, *, size: int = 100, first_row: int = 0, seed: int = 0) -> RowSample:
@@ -94,13 +95,13 @@ def test_seeds_choose_other_rows() -> None:
     assert len(chosen[0] & chosen[2]) < 20
 
 
-def test_splitmix64_is_the_published_one() -> None:
+def testsplitmix64_is_the_published_one() -> None:
     # the first outputs of the reference implementation, started at 1234567
-    from dtk.statistics.sample import _splitmix64
+    from dtk.statistics.hashed_rows import splitmix64
 
     step = 0x9E3779B97F4A7C15
     states = np.array([1234567 + step * number for number in range(3)], dtype=object) % 2**64
-    assert _splitmix64(states.astype(np.uint64)).tolist() == [
+    assert splitmix64(states.astype(np.uint64)).tolist() == [
         6457827717110365317,
         3203168211198807973,
         9817491932198370423,
@@ -129,11 +130,60 @@ def test_text_and_dictionaries_are_sampled() -> None:
     assert sorted(sample.values.to_pylist(), key=str) == [None, "a", "b"]
 
 
+def test_what_becomes_of_a_mapped_or_filled_column_needs_no_other_pass() -> None:
+    rng = np.random.default_rng(0)
+    floats = np.where(rng.random(2000) < 0.2, np.nan, rng.normal(size=2000))
+    sample = of(pa.array(floats, from_pandas=True), size=300)
+    shares = [0, 0.3, 0.5, 1]
+    filled = sample.filled(0.25)
+    expected = of(pa.array(np.where(np.isnan(floats), 0.25, floats)), size=300)
+    np.testing.assert_array_equal(filled.quantile(shares), expected.quantile(shares))
+    assert filled.rank_error == expected.rank_error < sample.rank_error
+    halves = filled.mapped(lambda values: values / 2)
+    assert halves.values.to_pylist() == [value / 2 for value in expected.values.to_pylist()]
+    assert sample.mapped(np.abs).result()["num_sampled"] == 300
+    text = of(pa.array(["a", None, "b"])).filled("none")
+    assert sorted(text.values.to_pylist()) == ["a", "b", "none"]
+    with pytest.raises(ArgumentError, match="it must map each value by itself"):
+        sample.mapped(np.sum)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array(np.arange(500)),
+        pa.array([0.1, math.nan, math.inf, None] * 100),
+        pa.array(["é", None, "b"] * 100),
+        pa.table({"x": np.arange(200), "y": ["a", "b"] * 100}).to_struct_array(),
+        pa.array([], pa.float64()),
+    ],
+)
+def test_round_trips(values: pa.Array) -> None:
+    sample = of(values[:150])
+    for again in (RowSample.from_dict(json.loads(json.dumps(sample.to_dict()))), pickle.loads(pickle.dumps(sample))):
+        assert str(again.values.to_pylist()) == str(sample.values.to_pylist())
+        again.update(values[150:], np.arange(150, 150 + len(values[150:])))  # it goes on as the first would
+        assert str(again.values.to_pylist()) == str(of(values).values.to_pylist())
+        assert again.is_exact == of(values).is_exact
+
+
+def test_chunks_of_several_types_find_a_common_one() -> None:
+    sample = of(pa.array([1, 2], pa.int32()))
+    sample.update(pa.nulls(1), np.array([2]))
+    sample.update(pa.array([2.5, math.nan]), np.array([3, 4]))
+    assert sample.quantile([0, 1]).tolist() == [1.0, 2.5]
+    sample.update(pa.array(["a"]), np.array([5]))
+    with pytest.raises(DataError, match="cast the column first"):
+        _ = sample.values
+
+
 def test_nothing_there() -> None:
     sample = RowSample(10)
     assert len(sample.values) == 0
     assert math.isnan(sample.quantile(0.5))
-    assert pickle.loads(pickle.dumps(sample)).to_dict() == {"size": 10, "seed": 0, "num_rows": 0, "is_exact": True}
+    assert pickle.loads(pickle.dumps(sample)).to_dict() == sample.to_dict()
+    assert sample.mapped(np.sqrt).filled(1.0).result()["is_exact"]
+    assert len(sample.filled("none").values) == 0
 
 
 def test_what_cannot_work_is_refused() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dtk
-from dtk.cli.expressions import evaluate, names_in
 from dtk.errors import ArgumentError
+from dtk.preparation.expressions import evaluate, names_in
 from dtk.sources import as_source
 
 

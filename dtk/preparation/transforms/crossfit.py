@@ -1,0 +1,83 @@
+"""Fit and transform the same rows, so that no row is shown what was learnt from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dtk.errors import ArgumentError
+from dtk.preparation.transforms.given import frame_out, given_frame, take, without_target
+
+if TYPE_CHECKING:
+    from dtk.preparation.transforms.base import Transform
+
+__all__ = ["fit_transform_in_folds"]
+
+_ROW_BITS = 40
+"""As `dtk.statistics.scan` numbers the rows of partitions that have to be computed."""
+
+
+def fit_transform_in_folds(transform: Transform, X: Any, y: Any, **fit_params: Any) -> Any:
+    """Fit to data, and encode each row with what was learnt from the rows of other folds.
+
+    Parameters
+    ----------
+    transform : Transform
+        That is cross-fitted.
+    X : object
+        As for `Transform.fit`.
+    y : object
+        The target, or its column.
+    **fit_params : object
+        As for `Transform.fit`.
+
+    Returns
+    -------
+    object
+        As `Transform.transform` returns.
+
+    Raises
+    ------
+    ArgumentError
+        If the rows of the data cannot be told from each other in two reads.
+    """
+    if hasattr(X, "to_delayed") and hasattr(X, "map_partitions"):
+        return _fit_partitions(transform, X, y, **fit_params)
+    inputs = without_target(X, y)
+    given = take(transform.fit(X, y, **fit_params), inputs, transform._kind, reset=False)
+    if given.lazy is not None:
+        raise ArgumentError(
+            f"X={type(X).__name__} cannot be fitted and transformed in folds; give a Dask DataFrame, or data in memory"
+        )
+    given.row = np.arange(len(given.columns[0]))
+    return given.map(transform)
+
+
+def _fit_partitions(transform: Transform, X: Any, y: Any, **fit_params: Any) -> Any:
+    import dask.dataframe as dd
+    from dask.delayed import delayed
+
+    # optimised first: fusing reads changes how many partitions there are, and so the numbers of their rows
+    frozen = X.optimize()
+    parts, meta = frozen.to_delayed(), frozen._meta
+    transform.fit(dd.from_delayed(parts, meta=meta, divisions=frozen.divisions, verify_meta=False), y, **fit_params)
+    names = list(take(transform, X, transform._kind, reset=False).names)
+    apply = _ApplyInFolds(transform, names)
+    numbered = [delayed(apply, pure=False)(number, part) for number, part in enumerate(parts)]
+    return dd.from_delayed(numbered, meta=apply(0, meta), divisions=frozen.divisions, verify_meta=False)
+
+
+class _ApplyInFolds:
+    """A partition of the fit transformed, with its index."""
+
+    def __init__(self, transform: Transform, names: Sequence[str]) -> None:
+        self.transform, self.names = transform, names
+
+    def __call__(self, number: int, frame: pd.DataFrame) -> pd.DataFrame:
+        given = given_frame(frame, self.names)
+        given.row = np.arange(len(frame)) + (number << _ROW_BITS)
+        names_out = [str(name) for name in self.transform.get_feature_names_out(None)]
+        return frame_out(self.transform._apply(given), names_out, frame.index)

@@ -13,10 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from dtk.errors import ArgumentError
 from dtk.preparation.transforms.base import Transform
+from dtk.preparation.transforms.chains import Chain, Pass, apply_steps, check_chain, plan_passes
 from dtk.preparation.transforms.conversion import from_sklearn
+from dtk.preparation.transforms.fit_state import FitState
 from dtk.preparation.transforms.given import TARGET, Given, take
 from dtk.preparation.transforms.parts import Part, part_of
-from dtk.preparation.transforms.passes import Chain, FitState, Pass, apply_steps, check_chain, fit_chains, plan_passes
+from dtk.preparation.transforms.passes import fit_chains
 from dtk.sources.columns import close_to
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ class TransformModule(nn.Module):
         self.transform = transform
         self.dtype = torch.float64 if transform._wide else torch.float32
         for name, array in transform._parameters().items():
-            values = torch.as_tensor(array)
+            values = torch.tensor(array)
             values = values.to(self.dtype) if values.is_floating_point() else values
             self.register_buffer(name, values, persistent=False)
 

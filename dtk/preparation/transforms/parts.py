@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dtk.errors import DataError
 from dtk.preparation.transforms.base import Elementwise, Transform
-from dtk.preparation.transforms.passes import apply_steps
+from dtk.preparation.transforms.chains import apply_steps
 from dtk.preparation.values import as_numbers
 from dtk.sources.columns import close_to
 from dtk.statistics import to_floats

@@ -89,6 +89,9 @@ def test_quantiles_equal_scikit_learns(output: str, x: NDArray[Any], num_quantil
     same(ours.inverse_transform(back), theirs.inverse_transform(back))
 
 
+BRENT_TOLERANCE = 1.48e-8  # relative, of scipy's search for a power
+
+
 @settings(max_examples=60, deadline=None)
 @given(x=TABLES)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -99,7 +102,9 @@ def test_powers_equal_scikit_learns(x: NDArray[Any]) -> None:
     for mine, other, column in zip(ours.lambdas_, theirs.lambdas_, x.T, strict=True):
         values = column[~np.isnan(column)]
         found, expected = (stats.yeojohnson_llf(power, values) for power in (mine, other))
-        assert found >= expected - 1e-9 * abs(expected)
+        # far out the likelihood is made of rounding: the optimiser's own tolerance changes it by more
+        near = [stats.yeojohnson_llf(other * (1 + steps * BRENT_TOLERANCE), values) for steps in range(-3, 4)]
+        assert found >= expected - 1e-9 * abs(expected) - (max(near) - min(near))
     ours.lambdas_ = theirs.lambdas_  # where the likelihood is flat they differ
     same(ours.transform(x), theirs.transform(x))
 

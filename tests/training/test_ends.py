@@ -61,6 +61,7 @@ def test_a_worker_that_is_retired_is_named(small_cluster, until_ranks_run):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_cluster_that_is_restarted_ends_its_ranks(small_cluster, until_ranks_run):
     thread = once_ranks_run(until_ranks_run, 2, lambda _: small_cluster.restart())
     with pytest.raises(ClusterError):
@@ -105,6 +106,7 @@ def test_a_gang_whose_client_dies_while_it_waits_takes_nothing(client):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_an_adaptive_cluster_brings_workers_and_keeps_them():
     from distributed import Client, LocalCluster
 

@@ -209,6 +209,7 @@ def test_a_rank_that_hangs_or_crashes_is_replaced(small_cluster, run, whole, tmp
         pytest.param("hoard", "more than its share of", MemoryLimitError, marks=pytest.mark.soak),
     ],
 )
+@pytest.mark.soak
 def test_what_would_happen_again_is_not_tried_again(small_cluster, run, whole, tmp_path, what, text, cause):
     with pytest.raises(RankError, match=text) as caught:
         run(Harming(tmp_path, what))
@@ -252,6 +253,7 @@ def test_a_rank_that_is_told_to_leave_takes_all_with_it_and_a_checkpoint(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.soak)])
+@pytest.mark.soak
 def test_ranks_of_a_worker_that_is_told_to_leave_take_a_checkpoint(cluster_of_two, run, whole, harm, tmp_path, number):
     def tell():
         psutil.Process(pids(tmp_path)[1]).parent().send_signal(number)
@@ -292,6 +294,7 @@ def test_ranks_leave_in_a_validation_that_takes_longer_than_they_have(cluster_of
     assert 2 <= first.stat().st_size < ROWS // BATCH  # it left in the middle
 
 
+@pytest.mark.soak
 def test_without_its_scheduler_it_ends_with_an_error_and_a_checkpoint(cluster_of_two, run, whole, harm, tmp_path):
     def end_scheduler():
         cluster_of_two.scheduler.kill()
@@ -347,6 +350,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.soak
 def test_a_client_that_dies_leaves_no_rank_and_a_checkpoint(cluster_of_two, run, whole, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", CLIENT, str(tmp_path)], stderr=subprocess.DEVNULL)
     try:
@@ -373,6 +377,7 @@ class Waiting(Counting):
             time.sleep(0.01)
 
 
+@pytest.mark.soak
 def test_the_second_of_two_that_use_one_directory_takes_it_over(small_cluster, run, tmp_path):
     def second():
         while told(tmp_path, "steps") <= 20:

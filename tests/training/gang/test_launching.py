@@ -134,6 +134,7 @@ def test_the_rank_that_hangs_is_blamed_and_says_where_it_is(client):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_silent_worker_keeps_nobody_waiting(small_cluster, monkeypatch):
     monkeypatch.setattr(launching, "GONE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(launching, "ANSWER_TIMEOUT_S", 1.0)
@@ -155,6 +156,7 @@ def test_a_silent_worker_keeps_nobody_waiting(small_cluster, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_rank_that_never_reports_counts_as_hung_only_where_it_should_report(client):
     gang = plan_gang(client, 1)
     with pytest.raises(RankError, match="rank 0 .* hung: no step for 2 s after it started") as caught:
@@ -234,6 +236,7 @@ def test_a_killed_worker_ends_the_gang(small_cluster, until_ranks_run):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_rank_leaves_though_a_fork_of_its_worker_holds_the_pipe(small_cluster, until_ranks_run):
     def fork():
         child = os.fork()

@@ -83,6 +83,7 @@ def test_a_spare_has_loaded_what_the_rank_before_it_used_of_dtk(client):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_rank_of_another_environment_is_started_anew(client):
     launch(who, ranks=2)
     waiting = spares(2)
@@ -93,6 +94,7 @@ def test_a_rank_of_another_environment_is_started_anew(client):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_spare_that_died_is_not_taken(client):
     launch(who, ranks=2)
     for pid in spares(2):
@@ -129,6 +131,7 @@ def test_spares_go_with_a_killed_worker(client):
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_spares_go_with_a_worker_that_is_a_thread(client):
     before = len(spares(2))
     with Client(processes=False, n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0"):

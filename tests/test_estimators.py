@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import warnings
 
@@ -18,6 +19,7 @@ from sklearn.metrics import accuracy_score, recall_score
 import dtk
 from dtk.errors import ArgumentError, ClusterError, DataError, DtkError
 from dtk.loader import Plan
+from dtk.preparation.transforms import DateFeatures, PowerTransformer
 
 ROWS = 3000
 MODEL = {"name": "mlp", "hidden": [16]}
@@ -59,6 +61,19 @@ def parquet(frame, tmp_path_factory):
 def classifier(**options):
     defaults = {"epochs": 6, "learning_rate": 0.02, "batch_size": 128, "memory": "16 MiB", "random_state": 0}
     return dtk.TorchClassifier(MODEL, **{**defaults, **options})
+
+
+def test_columns_of_the_user_travel_in_the_bundle(frame, parquet, tmp_path):
+    own = {"wind": [PowerTransformer(), {"Clip": {"low": -3, "high": 3, "by": "value"}}], "carrier": "OneHotEncoder"}
+    own["distance"] = [{"SimpleImputer": {"strategy": "median", "add_indicator": True}}, "RobustScaler"]
+    own["day"] = DateFeatures(parts=["month", "elapsed"])
+    model = classifier(columns=own, epochs=1).fit(dtk.open(parquet).drop(columns=["delay", "weight"]), y="late")
+    names = model.bundle_.preparation.feature_names
+    assert set(names) > {"wind", "carrier_AA", "distance", "missingindicator_distance", "day_elapsed"}
+    model.bundle_.save(tmp_path / "late.bundle")
+    again = dtk.load(tmp_path / "late.bundle")
+    np.testing.assert_array_equal(again.predict(frame, proba=True), model.predict_proba(frame))
+    assert json.dumps(again.preparation.to_dict()) == json.dumps(model.bundle_.preparation.to_dict())
 
 
 def late(data):
@@ -422,6 +437,9 @@ def test_what_cannot_work_is_refused_before_anything_runs(unreadable, nothing_co
         ({"kinds": "category"}, "kinds='category' must map columns to kinds"),
         ({"kinds": {"carrier": "categry"}}, r"kinds\['carrier'\]='categry' is no kind of column"),
         ({"kinds": {"carier": "category"}}, "kinds='carier' is no column"),
+        ({"columns": "RobustScaler"}, "columns='RobustScaler' must map columns to transforms"),
+        ({"columns": {"wind": "RobustScalr"}}, r"columns\['wind'\]: 'RobustScalr' is no transform"),
+        ({"columns": {"wnd": "RobustScaler"}}, "columns='wnd' is no column"),
         ({"class_weight": "balance"}, "class_weight='balance' must be 'balanced'"),
         ({"class_weight": {"late": -1}}, r"class_weight\['late'\]=-1 must be a number, 0 or more"),
         ({"random_state": "seed"}, "random_state='seed' makes no seed"),

@@ -97,16 +97,13 @@ def read_known(against: Any) -> tuple[KnownColumn, ...]:
         state = against.preparation.to_dict()
     elif hasattr(against, "to_dict"):
         state = against.to_dict()
-    if not isinstance(state, Mapping) or not isinstance(state.get("columns"), list):
+    columns = state.get("seen", state.get("columns")) if isinstance(state, Mapping) else None
+    if not isinstance(columns, list):
         raise ArgumentError(
             f"against={told} holds no profile of a table; give a profile saved as JSON, a Report, or a bundle"
         )
     try:
-        if "seen" in state:
-            return tuple(_known_column(column) for column in state["seen"])
-        if any("as" in column for column in state["columns"]):
-            return tuple(_fitted_column(column) for column in state["columns"])
-        return tuple(_known_column(column) for column in state["columns"])
+        return tuple(_known_column(column) for column in columns)
     except (KeyError, TypeError, ValueError) as error:
         raise ArgumentError(f"against={told} is damaged ({error!r}); save the profile anew") from None
 
@@ -147,15 +144,6 @@ def _known_column(state: Mapping[str, Any]) -> KnownColumn:
         categories=None if categories is None else tuple(categories),
         is_optional=state.get("is_target", False),
     )
-
-
-def _fitted_column(state: Mapping[str, Any]) -> KnownColumn:
-    """Read a column of a preparation that was fitted before it kept what it saw."""
-    if state["as"] == "number":
-        return KnownColumn(state["name"], "number", mean=float(state["mean"]), std=float(state["scale"]))
-    if state["as"] == "category":
-        return KnownColumn(state["name"], "category", categories=tuple(state["vocabulary"]))
-    return KnownColumn(state["name"], {"raw": "number"}.get(state["as"], state["as"]))
 
 
 def _number(value: Any) -> float | None:

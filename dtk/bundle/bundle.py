@@ -143,7 +143,7 @@ class Bundle:
         if schema is None:
             if target is None:
                 raise ArgumentError("schema=None needs a target that tells the number of outputs; give one of them")
-            schema = ModelSchema(len(preparation.features), preparation.cardinalities, target.num_outputs)
+            schema = ModelSchema(len(preparation.feature_names), preparation.cardinalities, target.num_outputs)
         # cloned, since safetensors refuses tensors that share memory, such as tied weights
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in network.state_dict().items()}
         description = spec_to_dict(model)

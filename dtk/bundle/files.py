@@ -23,7 +23,7 @@ from dtk.preparation import TablePreparation, target_from_dict
 __all__ = ["check_destination", "load", "read_description", "save"]
 
 FORMAT: Final = "dtk-bundle"
-VERSION: Final = 1
+VERSION: Final = 2
 WEIGHTS: Final = "weights.safetensors"
 DESCRIPTION: Final = "bundle.json"
 
@@ -214,6 +214,8 @@ def _read_description(path: Path) -> dict[str, Any]:
     version = state.get("version")
     if not isinstance(version, int) or version > VERSION:
         raise BundleError(f"{path} is of version {version}, and this dtk reads up to {VERSION}; update dtk to read it")
+    if version < VERSION:
+        raise BundleError(f"{path} is of version {version}, which this dtk reads no more; train the model again")
     sums = state.get("sums")
     if not isinstance(sums, dict) or sums.get(DESCRIPTION) != _sum_of(state):
         raise BundleError(f"{path} is damaged: it is not what was saved; use another copy of the bundle")

@@ -118,16 +118,17 @@ class Checks:
         named += [("split.by", spec.split.by), ("split.group", spec.split.group)]
         for place, names in (("inputs", spec.inputs), ("exclude", spec.exclude), ("split.key", spec.split.key)):
             named += [(place, name) for name in names or ()]
-        named += [("kinds", name) for name in spec.kinds]
+        named += [(place, name) for place in ("kinds", "columns") for name in getattr(spec, place)]
         for place, name in named:
             if name is not None and name not in columns:
                 self._found(place, f"{name!r} is no column of the data{did_you_mean(name, columns)}")
         inputs = self._inputs(columns)
         if not inputs:
             self._found("exclude", "leaves no column to learn from; exclude fewer")
-        for name in spec.kinds:
-            if name in columns and name not in inputs:
-                self._found("kinds", f"{name!r} is none of the inputs, so that its kind is no matter; leave it out")
+        for place, told in (("kinds", "its kind"), ("columns", "its preparation")):
+            for name in getattr(spec, place):
+                if name in columns and name not in inputs:
+                    self._found(place, f"{name!r} is none of the inputs, so that {told} is no matter; leave it out")
 
     def _check_types(self, data: dd.DataFrame) -> None:
         """Look at the types of the columns that are not inputs; what is no column was found before."""
@@ -195,8 +196,8 @@ class Checks:
         spec = self.spec
         try:
             schema = schema_of(as_source(train))
-            preparation = TablePreparation(kinds=spec.kinds or None)
-            preparation.planned_fields(schema, target=spec.target, weight=spec.sample_weight)
+            preparation = TablePreparation(kinds=spec.kinds or None, columns=spec.columns or None)
+            preparation.planned(schema, target=spec.target, weight=spec.sample_weight)
         except SourceError as error:
             self._found("data", error)
         except (ArgumentError, DataError) as error:

@@ -87,6 +87,7 @@ class Job:
             "batch_size": spec.batch_size,
             "patience": spec.patience,
             "kinds": spec.kinds or None,
+            "columns": spec.columns or None,
             "memory": spec.memory,
             "ranks": spec.ranks,
             "random_state": spec.seed,

@@ -133,6 +133,7 @@ class Spec(_Section):
     inputs: Names | None = None
     exclude: Names = []
     kinds: dict[str, Literal["number", "category", "date", "boolean", "ignore"]] = {}
+    columns: dict[str, str | dict[str, Any] | list[str | dict[str, Any]]] = {}
     model: str | dict[str, Any] = "mlp"
     epochs: int = Field(default=10, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
@@ -152,6 +153,17 @@ class Spec(_Section):
     output: str | None = Field(default=None, min_length=1)
 
     # Each check sits at the later of its fields and looks at the earlier ones: so pydantic finds all mistakes at once.
+
+    @field_validator("columns")
+    @classmethod
+    def _are_transforms(cls, columns: dict[str, Any]) -> dict[str, Any]:
+        from dtk.preparation import TablePreparation
+
+        try:
+            TablePreparation(columns=columns)
+        except ArgumentError as error:
+            raise ValueError(str(error).removeprefix("columns")) from None
+        return columns
 
     @field_validator("inputs", "exclude")
     @classmethod

@@ -42,7 +42,10 @@ def check_arguments(arguments: Mapping[str, Any]) -> None:
     kinds = arguments["kinds"]
     if kinds is not None and not isinstance(kinds, Mapping):
         raise ArgumentError(f"kinds={kinds!r} must map columns to kinds, for example {{'flight': 'category'}}")
-    TablePreparation(kinds=kinds)
+    columns = arguments["columns"]
+    if columns is not None and not isinstance(columns, Mapping):
+        raise ArgumentError(f"columns={columns!r} must map columns to transforms, e.g. {{'fare': 'RobustScaler'}}")
+    TablePreparation(kinds=kinds, columns=columns)
     _check_class_weight(arguments.get("class_weight"))
     try:
         check_random_state(arguments["random_state"])

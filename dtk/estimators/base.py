@@ -32,7 +32,6 @@ from dtk.estimators.inputs import (
 from dtk.estimators.unfitted import Unfitted
 from dtk.estimators.validation import (
     check_held,
-    fit_target,
     held_and_labels,
     held_loader,
     is_share,
@@ -44,6 +43,7 @@ from dtk.estimators.validation import (
 from dtk.loader import Encoder, Loader, Plan
 from dtk.models import ModelSchema, ModelSpec, build
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, table_of_array
+from dtk.preparation.fit import fit_target
 from dtk.sources import Source, as_source, counted
 from dtk.training.fitting import fit_network
 from dtk.training.loop.optimizers import resolve_optimizer
@@ -74,7 +74,7 @@ class TorchEstimator(BaseEstimator):
 
     Parameters
     ----------
-    model, target, epochs, learning_rate, batch_size, patience, kinds, memory, ranks, random_state, progress : object
+    model, target, epochs, learning_rate, batch_size, patience, kinds, columns, memory, ranks, random_state, progress
         As for `TorchClassifier`.
     """
 
@@ -91,6 +91,7 @@ class TorchEstimator(BaseEstimator):
         batch_size: int | None = None,
         patience: int | None = None,
         kinds: Mapping[str, str] | None = None,
+        columns: Mapping[Any, Any] | None = None,
         memory: int | str = "1 GiB",
         ranks: int | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -103,6 +104,7 @@ class TorchEstimator(BaseEstimator):
         self.batch_size = batch_size
         self.patience = patience
         self.kinds = kinds
+        self.columns = columns
         self.memory = memory
         self.ranks = ranks
         self.random_state = random_state
@@ -220,7 +222,7 @@ class TorchEstimator(BaseEstimator):
         self._check_arguments()
         pieces = self._pieces(X, y, sample_weight, validation)
         source, _ = self._sources(pieces, validation)
-        unfitted = Unfitted(source.schema, pieces.train, self.kinds, self._task)
+        unfitted = Unfitted(source.schema, pieces.train, self._preparation(), self._task)
         return self._loader(source, unfitted, self._seed()).plan
 
     def __sklearn_tags__(self) -> Any:
@@ -325,15 +327,18 @@ class TorchEstimator(BaseEstimator):
         refuse_empty(source, held, share=None if pieces.whole is None else validation)
         return source, held
 
+    def _preparation(self) -> TablePreparation:
+        return TablePreparation(kinds=self.kinds, columns=self.columns)
+
     def _prepare(self, pieces: _Pieces, source: Source) -> tuple[TablePreparation, ClassTarget | NumberTarget]:
         """Fit the preparation on the training data, and learn the classes of all pieces of it."""
         train = pieces.train
-        preparation = TablePreparation(kinds=self.kinds)
+        preparation = self._preparation()
         progress = bool(self.progress)
         preparation.fit(source, target=train.target, task=self._task, weight=train.weight, progress=progress)
         target = preparation.target
         if pieces.whole is not None:
-            whole = fit_target(pieces.whole, source.schema, self._task)
+            whole = fit_target(pieces.whole.data, source.schema, train.target, self._task)
             target = whole if isinstance(whole, ClassTarget) else target  # numbers are standardised by training data
         assert target is not None
         return preparation, target

@@ -42,6 +42,8 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
         ``"balanced"``, or the weight by class.
     kinds : mapping of str to str, optional
         Kinds of columns whose type says otherwise, see `TablePreparation`.
+    columns : mapping, optional
+        Transforms of some columns, in place of those of their kind, see `TablePreparation`.
     memory : int or str
         For the loader of each rank, in bytes; that of validation data takes up to a quarter of it besides.
     ranks : int, optional
@@ -86,6 +88,7 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
         patience: int | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         kinds: Mapping[str, str] | None = None,
+        columns: Mapping[Any, Any] | None = None,
         memory: int | str = "1 GiB",
         ranks: int | None = None,
         random_state: int | np.random.RandomState | None = None,
@@ -99,6 +102,7 @@ class TorchClassifier(ClassifierMixin, TorchEstimator):
             batch_size=batch_size,
             patience=patience,
             kinds=kinds,
+            columns=columns,
             memory=memory,
             ranks=ranks,
             random_state=random_state,

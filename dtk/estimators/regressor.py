@@ -37,6 +37,8 @@ class TorchRegressor(RegressorMixin, TorchEstimator):
         Epochs without a better validation loss after which training stops.
     kinds : mapping of str to str, optional
         Kinds of columns whose type says otherwise, see `TablePreparation`.
+    columns : mapping, optional
+        Transforms of some columns, in place of those of their kind, see `TablePreparation`.
     memory : int or str
         For the loader of each rank, in bytes; that of validation data takes up to a quarter of it besides.
     ranks : int, optional

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pyarrow as pa
 from dtk.estimators.inputs import Labelled
 from dtk.loader import Field
 from dtk.preparation import TablePreparation
-from dtk.statistics import infer_kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,20 +26,16 @@ class Unfitted:
         Of the training data.
     train : Labelled
         The training data; not read.
-    kinds : mapping of str to str, optional
-        As for `TablePreparation`.
+    preparation : TablePreparation
+        What would be fitted.
     task : str
         ``"classification"`` or ``"regression"``.
     """
 
-    def __init__(self, schema: pa.Schema, train: Labelled, kinds: Mapping[str, str] | None, task: str) -> None:
-        preparation = TablePreparation(kinds=kinds)
-        self.fields = preparation.planned_fields(schema, target=train.target, weight=train.weight)
+    def __init__(self, schema: pa.Schema, train: Labelled, preparation: TablePreparation, task: str) -> None:
+        inputs, self.fields = preparation.planned(schema, target=train.target, weight=train.weight)
         self.fields["target"] = Field(np.dtype(np.int64 if task == "classification" else np.float32))
-        labels = [name for name in (train.target, train.weight) if name is not None]
-        found = {field.name: infer_kind(field.type) for field in schema} | dict(kinds or {})
-        inputs = [name for name, kind in found.items() if kind != "ignore" and name not in labels]
-        self.columns = (*inputs, *labels)
+        self.columns = (*inputs, *(name for name in (train.target, train.weight) if name is not None))
 
     def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Refuse to encode.

@@ -16,13 +16,11 @@ from dtk.estimators.inputs import Labelled
 from dtk.loader import Loader
 from dtk.memory import parse_nbytes
 from dtk.preparation import SampleEncoder, TablePreparation, Target
-from dtk.preparation.fit import TableFit
 from dtk.sources import Source, split
 from dtk.statistics import scan
 
 __all__ = [
     "check_held",
-    "fit_target",
     "held_and_labels",
     "held_loader",
     "is_share",
@@ -135,34 +133,6 @@ def split_share(whole: Labelled, share: float) -> tuple[Labelled, Labelled]:
     """
     train, held = split(whole.data, fractions=[1 - float(share), float(share)])
     return Labelled(train, whole.target, whole.weight), Labelled(held, whole.target)
-
-
-def fit_target(whole: Labelled, schema: pa.Schema, task: str) -> Target:
-    """Learn the target of training and validation data together: a rare class may be in one of them alone.
-
-    Parameters
-    ----------
-    whole : Labelled
-        Before training and validation are told apart; read once, and only this column.
-    schema : pyarrow.Schema
-        Of the data.
-    task : str
-        ``"classification"`` or ``"regression"``.
-
-    Returns
-    -------
-    ClassTarget or NumberTarget
-        Fitted.
-
-    Raises
-    ------
-    DataError
-        If values are missing, or there is one class.
-    """
-    make = partial(TableFit, schema, kinds={}, max_categories=1, target=whole.target, task=task)
-    target = scan(whole.data, make, columns=[whole.target], label="target").finish_target()
-    assert target is not None
-    return target
 
 
 def num_rows(source: Source) -> int:

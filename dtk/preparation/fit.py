@@ -1,340 +1,188 @@
-"""What one pass over the data collects for preparation: a statistic a column, and one for the target."""
+"""What the fit of a table watches of each column, what is kept of it, and what it says of the target."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-from pyarrow import types
 
 from dtk.errors import DataError
-from dtk.preparation.columns import (
-    DATE_PARTS,
-    BooleanColumn,
-    CategoryColumn,
-    Column,
-    DateColumn,
-    NumberColumn,
-    is_wide,
-)
 from dtk.preparation.target import ClassTarget, NumberTarget, Target, refuse_missing
-from dtk.preparation.values import as_booleans, as_dates, as_numbers, check_type, zone_of
+from dtk.preparation.transforms.base import Need
+from dtk.preparation.transforms.chains import Chain
+from dtk.preparation.transforms.dates import DateSpread
+from dtk.preparation.transforms.passes import fit_chains
 from dtk.statistics import Categories, Moments
 
-__all__ = ["TableFit"]
+__all__ = ["WATCHED", "fit_target", "seen_of", "target_chain", "target_of"]
+
+_NUMBERS: Final = Need(Moments)
+_COUNTS: Final = Need(Categories)
+WATCHED: Final[Mapping[str, Need]] = {
+    "number": _NUMBERS,
+    "boolean": _COUNTS,
+    "date": Need(DateSpread, (("zone", None),)),
+    "category": _COUNTS,
+}
+"""What is watched of a column, by its kind."""
 
 _MAX_CLASSES: Final = 10_000
 _MAX_COUNTS: Final = 1000
 
 
-class _ColumnFit(Protocol):
-    def update(self, values: pa.ChunkedArray) -> None: ...
-    def merge(self, other: Self) -> None: ...
-    def finish(self) -> Column | None: ...
-    def seen(self) -> dict[str, Any]: ...
+def seen_of(name: str, kind: str, statistic: Any, max_categories: int) -> dict[str, Any]:
+    """Say what was seen of a column: what new data can be compared with.
+
+    Parameters
+    ----------
+    name : str
+        Of the column.
+    kind : str
+        Of its values.
+    statistic : object or None
+        What was watched of it; None where nothing was.
+    max_categories : int
+        Up to how many categories are kept.
+
+    Returns
+    -------
+    dict
+        Plain JSON values by the names of `dtk.analytics.ColumnProfile`.
+    """
+    seen: dict[str, Any] = {"name": name, "kind": kind}
+    if statistic is None:
+        return seen
+    values = statistic.finite if isinstance(statistic, Moments) else statistic
+    seen |= {"num_rows": values.count + values.missing, "num_missing": values.missing}
+    if isinstance(values, Moments):
+        figures = {key: float(getattr(values, key)) for key in ("mean", "std", "min", "max")}
+        return seen | {key: value for key, value in figures.items() if math.isfinite(value)}
+    return seen | _seen_counts(kind, values, max_categories) if isinstance(values, Categories) else seen
 
 
-class _NumberFit:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.moments = Moments()
-
-    def update(self, values: pa.ChunkedArray) -> None:
-        self.moments.update(_finite(as_numbers(self.name, values)))
-
-    def merge(self, other: Self) -> None:
-        self.moments.merge(other.moments)
-
-    def finish(self) -> NumberColumn | None:
-        if self.moments.count == 0:
-            return None
-        mean, scale = _mean_and_scale(self.moments)
-        low, high = float(self.moments.min), float(self.moments.max)
-        return NumberColumn(self.name, mean, scale, is_wide=is_wide(mean, scale, low, high))
-
-    def seen(self) -> dict[str, Any]:
-        return _seen_numbers(self.name, self.moments)
+def _seen_counts(kind: str, categories: Categories, max_categories: int) -> dict[str, Any]:
+    """Keep categories where they are few enough to be all known."""
+    top = categories.top()
+    if kind == "boolean":
+        num_true = sum(count for value, count in top if value)
+        return {"counts": [[True, num_true], [False, categories.count - num_true]]}
+    if not categories.is_exact or categories.num_distinct > max_categories:
+        return {}
+    if any(isinstance(value, float) and not math.isfinite(value) for value, _ in top):
+        return {}
+    if len(top) > _MAX_COUNTS:
+        return {"categories": [value for value, _ in top]}
+    return {"counts": [[value, count] for value, count in top]}
 
 
-class _BooleanFit:
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.moments = Moments()
-
-    def update(self, values: pa.ChunkedArray) -> None:
-        self.moments.update(as_booleans(self.name, values))
-
-    def merge(self, other: Self) -> None:
-        self.moments.merge(other.moments)
-
-    def finish(self) -> BooleanColumn | None:
-        return BooleanColumn(self.name, float(self.moments.mean > 0.5)) if self.moments.count else None
-
-    def seen(self) -> dict[str, Any]:
-        num_true = round(self.moments.mean * self.moments.count) if self.moments.count else 0
-        counts = [[True, num_true], [False, self.moments.count - num_true]]
-        return _seen(self.name, "boolean", self.moments.count, self.moments.missing) | {"counts": counts}
-
-
-class _DateFit:
-    def __init__(self, name: str, zone: str | None) -> None:
-        self.name = name
-        self.zone = zone
-        self.count = 0
-        self.missing = 0
-        self.varies = {part: np.zeros(period, dtype=bool) for part, (_, _, period) in DATE_PARTS.items()}
-
-    def update(self, values: pa.ChunkedArray) -> None:
-        dates = as_dates(self.name, values, self.zone).drop_null()
-        self.count += len(dates)
-        self.missing += len(values) - len(dates)
-        for part, (read, first, _) in DATE_PARTS.items():
-            self.varies[part][pc.unique(read(dates)).to_numpy(zero_copy_only=False) - first] = True
-
-    def merge(self, other: Self) -> None:
-        self.count += other.count
-        self.missing += other.missing
-        for part, varies in other.varies.items():
-            self.varies[part] |= varies
-
-    def finish(self) -> DateColumn | None:
-        varying = tuple(part for part, varies in self.varies.items() if varies.sum() > 1)
-        return DateColumn(self.name, varying, self.zone) if self.count else None
-
-    def seen(self) -> dict[str, Any]:
-        return _seen(self.name, "date", self.count, self.missing)
-
-
-class _CategoryFit:
-    def __init__(self, name: str, max_categories: int) -> None:
-        self.name = name
-        self.max_categories = max_categories
-        self.categories = Categories()
-
-    def update(self, values: pa.ChunkedArray) -> None:
-        check_type(self.name, values.type, "category")
-        self.categories.update(values)
-
-    def merge(self, other: Self) -> None:
-        self.categories.merge(other.categories)
-
-    def finish(self) -> CategoryColumn | None:
-        # infinite numbers have no place in JSON, and none in a model
-        top = (value for value, _ in self.categories.top(self.max_categories))
-        known = tuple(value for value in top if not isinstance(value, float) or math.isfinite(value))
-        return CategoryColumn(self.name, known) if known else None
-
-    def seen(self) -> dict[str, Any]:
-        return _seen_categories(self.name, self.categories, self.max_categories)
-
-
-class _ClassFit:
-    """The classes of a target, each of which is known after the pass."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.categories = Categories()
-
-    def update(self, values: pa.ChunkedArray) -> None:
-        check_type(self.name, values.type, "category")
-        self.categories.update(values)
-
-    def merge(self, other: Self) -> None:
-        self.categories.merge(other.categories)
-
-    def finish(self) -> ClassTarget:
-        refuse_missing(self.name, self.categories.missing)
-        num_classes = self.categories.num_distinct
-        if num_classes > _MAX_CLASSES or not self.categories.is_exact:
-            raise DataError(
-                f"target={self.name!r} has {num_classes} or more classes, and dtk takes up to {_MAX_CLASSES}; "
-                "train a regression on a number, or choose another target"
-            )
-        counts = self.categories.counts
-        values = sorted(counts)
-        if any(isinstance(value, float) and not value.is_integer() for value in values):
-            raise DataError(f"target={self.name!r} holds fractions, which are no classes; train a regression")
-        if len(values) == 1:
-            raise DataError(
-                f"target={self.name!r} has one class ({values[0]!r}), and a classifier needs two; "
-                "choose another target, or more data"
-            )
-        return ClassTarget(self.name, tuple(values), tuple(counts[value] for value in values))
-
-    def seen(self) -> dict[str, Any]:
-        return _seen_categories(self.name, self.categories, _MAX_CLASSES)
-
-
-class _TargetNumberFit:
-    """The mean and spread of a target that is a number."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.moments = Moments()
-
-    def update(self, values: pa.ChunkedArray) -> None:
-        self.moments.update(as_numbers(self.name, values))
-
-    def merge(self, other: Self) -> None:
-        self.moments.merge(other.moments)
-
-    def finish(self) -> NumberTarget:
-        refuse_missing(self.name, self.moments.missing)
-        if self.moments.num_infinite:
-            raise DataError(
-                f"target={self.name!r} holds {self.moments.num_infinite} infinite values; filter them out first"
-            )
-        return NumberTarget(self.name, *_mean_and_scale(self.moments))
-
-    def seen(self) -> dict[str, Any]:
-        return _seen_numbers(self.name, self.moments)
-
-
-class TableFit:
-    """The state that a scan fills for `TablePreparation`.
+def target_chain(schema: pa.Schema, name: str, task: str) -> Chain:
+    """Return what a scan collects of a target.
 
     Parameters
     ----------
     schema : pyarrow.Schema
         Of the data.
-    kinds : mapping of str to str
-        The kind of each input.
-    max_categories : int
-        Most categories of a column.
-    target : str, optional
-        The column of the target.
-    task : str, optional
-        ``"classification"`` or ``"regression"``, with a target.
+    name : str
+        The column.
+    task : str
+        ``"classification"`` or ``"regression"``.
+
+    Returns
+    -------
+    Chain
+        Without steps.
     """
-
-    def __init__(
-        self,
-        schema: pa.Schema,
-        kinds: Mapping[str, str],
-        max_categories: int,
-        target: str | None = None,
-        task: str | None = None,
-    ) -> None:
-        self.num_rows = 0
-        self.columns: dict[str, _ColumnFit] = {}
-        for name, kind in kinds.items():
-            if kind == "category":
-                self.columns[name] = _CategoryFit(name, max_categories)
-            elif kind == "date":
-                self.columns[name] = _DateFit(name, zone_of(schema.field(name).type))
-            else:
-                self.columns[name] = _SIMPLE_FITS[kind](name)
-        self.target: _ClassFit | _TargetNumberFit | None = None
-        if target is not None:
-            self.target = _ClassFit(target) if task == "classification" else _TargetNumberFit(target)
-
-    def update(self, table: pa.Table, first_row: int) -> None:
-        """Take in one chunk.
-
-        Parameters
-        ----------
-        table : pyarrow.Table
-            Some rows of the data; there may be none.
-        first_row : int
-            Not used.
-        """
-        self.num_rows += table.num_rows
-        for name, fit in self.columns.items():
-            fit.update(table[name])
-        if self.target is not None:
-            self.target.update(table[self.target.name])
-
-    def merge(self, other: TableFit) -> None:
-        """Take in what another state has seen.
-
-        Parameters
-        ----------
-        other : TableFit
-            Of other rows; left as it is.
-        """
-        self.num_rows += other.num_rows
-        for name, fit in self.columns.items():
-            fit.merge(other.columns[name])
-        if self.target is not None:
-            self.target.merge(other.target)  # type: ignore[arg-type]  # of the same class as mine
-
-    def finish_columns(self) -> dict[str, Column | None]:
-        """Return the fitted columns.
-
-        Returns
-        -------
-        dict
-            By name; None for a column without any value.
-        """
-        return {name: fit.finish() for name, fit in self.columns.items()}
-
-    def seen(self) -> list[dict[str, Any]]:
-        """Say what was seen of each column that has values, and of the target: what new data can be compared with.
-
-        Returns
-        -------
-        list of dict
-            Plain JSON values by the names of `dtk.analytics.ColumnProfile`.
-        """
-        seen = [fit.seen() for fit in self.columns.values() if fit.finish() is not None]
-        return seen if self.target is None else [*seen, self.target.seen() | {"is_target": True}]
-
-    def finish_target(self) -> Target | None:
-        """Return the fitted target.
-
-        Returns
-        -------
-        ClassTarget, NumberTarget or None
-            None without a target.
-
-        Raises
-        ------
-        DataError
-            If values of the target are missing, or it has fewer than two classes.
-        """
-        return None if self.target is None else self.target.finish()
+    watched = _COUNTS if task == "classification" else _NUMBERS
+    return Chain((name,), (schema.field(name).type,), [], watched=(watched,))
 
 
-_SIMPLE_FITS: Final[dict[str, Any]] = {"number": _NumberFit, "boolean": _BooleanFit}
+def target_of(chain: Chain) -> tuple[Target, dict[str, Any]]:
+    """Return the target that a scan has seen.
+
+    Parameters
+    ----------
+    chain : Chain
+        What `target_chain` returned, after the scan.
+
+    Returns
+    -------
+    target : ClassTarget or NumberTarget
+        Fitted.
+    seen : dict
+        As `seen_of` says it.
+
+    Raises
+    ------
+    DataError
+        If values are missing, or there are fewer than two classes.
+    """
+    (name,) = chain.names
+    ((statistic,),) = chain.seen.values()
+    if isinstance(statistic, Categories):
+        target: Target = _classes(name, statistic)
+        seen = seen_of(name, "category", statistic, _MAX_CLASSES)
+    else:
+        target = _number(name, statistic)
+        seen = seen_of(name, "number", statistic, 0)
+    return target, seen | {"is_target": True}
 
 
-def _finite(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Count infinite values as missing: one of them would make every mean infinite."""
-    if not types.is_floating(values.type):
-        return values
-    return pc.if_else(pc.is_finite(values), values, pa.scalar(None, values.type))
+def fit_target(data: Any, schema: pa.Schema, name: str, task: str) -> Target:
+    """Learn a target alone, in one pass over its column.
+
+    Parameters
+    ----------
+    data : object
+        What `dtk.statistics.scan` reads.
+    schema : pyarrow.Schema
+        Of the data.
+    name : str
+        The column.
+    task : str
+        ``"classification"`` or ``"regression"``.
+
+    Returns
+    -------
+    ClassTarget or NumberTarget
+        Fitted.
+
+    Raises
+    ------
+    DataError
+        If there are no rows, values are missing, or there is one class.
+    """
+    chain = target_chain(schema, name, task)
+    fit_chains([chain], data, label="target")
+    return target_of(chain)[0]
 
 
-def _seen(name: str, kind: str, count: int, missing: int) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "num_rows": count + missing, "num_missing": missing}
+def _classes(name: str, categories: Categories) -> ClassTarget:
+    refuse_missing(name, categories.missing)
+    num_classes = categories.num_distinct
+    if num_classes > _MAX_CLASSES or not categories.is_exact:
+        raise DataError(
+            f"target={name!r} has {num_classes} or more classes, and dtk takes up to {_MAX_CLASSES}; "
+            "train a regression on a number, or choose another target"
+        )
+    counts = categories.counts
+    values = sorted(counts)
+    if any(isinstance(value, float) and not value.is_integer() for value in values):
+        raise DataError(f"target={name!r} holds fractions, which are no classes; train a regression")
+    if len(values) == 1:
+        raise DataError(
+            f"target={name!r} has one class ({values[0]!r}), and a classifier needs two; "
+            "choose another target, or more data"
+        )
+    return ClassTarget(name, tuple(values), tuple(counts[value] for value in values))
 
 
-def _seen_numbers(name: str, moments: Moments) -> dict[str, Any]:
-    figures = {key: getattr(moments, key) for key in ("mean", "std", "min", "max")}
-    finite = {key: value for key, value in figures.items() if math.isfinite(value)}
-    return _seen(name, "number", moments.count, moments.missing) | finite
-
-
-def _seen_categories(name: str, categories: Categories, max_categories: int) -> dict[str, Any]:
-    """Keep what was seen of categories where they are few enough to be all known."""
-    seen = _seen(name, "category", categories.count, categories.missing)
-    if not categories.is_exact or categories.num_distinct > max_categories:
-        return seen
-    counts = [[value, count] for value, count in categories.top()]
-    if any(isinstance(value, float) and not math.isfinite(value) for value, _ in counts):
-        return seen
-    if len(counts) > _MAX_COUNTS:
-        return seen | {"categories": [value for value, _ in counts]}
-    return seen | {"counts": counts}
-
-
-def _mean_and_scale(moments: Moments) -> tuple[float, float]:
-    """Return mean and standard deviation; the latter 1 where nothing varies, or the spread has no float64."""
-    if moments.count and moments.min == moments.max:
-        return float(moments.min), 1.0  # a mean of equal values may be off by its rounding
-    scale = moments.std
-    return float(moments.mean), float(scale) if scale > 0 and math.isfinite(scale) else 1.0
+def _number(name: str, moments: Moments) -> NumberTarget:
+    refuse_missing(name, moments.missing)
+    if moments.num_infinite:
+        raise DataError(f"target={name!r} holds {moments.num_infinite} infinite values; filter them out first")
+    if moments.min == moments.max:
+        return NumberTarget(name, float(moments.min), 1.0)  # a mean of equal values may be off by its rounding
+    scale = float(moments.std)
+    return NumberTarget(name, float(moments.mean), scale if scale > 0 and math.isfinite(scale) else 1.0)

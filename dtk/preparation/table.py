@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
-from dtk.preparation.columns import (
-    DATE_PARTS,
-    CategoryColumn,
-    Column,
-    DateColumn,
-    Feature,
-    InputColumn,
-    RawColumn,
-    column_from_dict,
-    column_to_dict,
-)
-from dtk.preparation.fit import TableFit
+from dtk.preparation.fit import seen_of, target_chain, target_of
+from dtk.preparation.groups import chains_of, own_steps
 from dtk.preparation.target import Target, choose_task
-from dtk.preparation.values import KINDS, check_column, check_type, check_zone
+from dtk.preparation.transforms import ColumnTransformer
+from dtk.preparation.transforms.chains import Chain, check_chain, plan_passes
+from dtk.preparation.transforms.parts import planned_part
+from dtk.preparation.transforms.passes import fit_chains
+from dtk.preparation.values import KINDS, check_type
 from dtk.sources import ExpressionSource, readable, schema_of
 from dtk.sources.columns import checked_columns, close_to
-from dtk.statistics import infer_kind, scan
+from dtk.statistics import infer_kind
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,33 +30,39 @@ if TYPE_CHECKING:
 
 __all__ = ["TablePreparation"]
 
-_PACK_ROWS: Final = 4096  # rows of a packed block stay in the core's cache while its columns are filled
-
 
 class TablePreparation:
     """Turns the columns of a table into what a network takes: numbers standardised, categories as codes.
 
     Numbers are standardised, clipped to 8 standard deviations, and the mean where missing. Booleans are 0 and 1, the
     more frequent one where missing. Of dates, the cyclic parts that vary (month, weekday, hour) are taken as sine and
-    cosine. Categories become codes by falling count; missing, rare and unseen ones are code 0.
+    cosine. Categories become codes by falling count; missing, rare and unseen ones are code 0. `columns` has other
+    transforms for those columns that need them.
 
     Parameters
     ----------
     kinds : mapping of str to str, optional
         ``"number"``, ``"category"``, ``"date"``, ``"boolean"`` or ``"ignore"`` for columns whose Arrow type says
         otherwise, for example ``{"flight": "category"}``.
+    columns : mapping, optional
+        Transforms of `dtk.preparation.transforms` for a column, or for a tuple of columns that go through them
+        together: one or a list, by their names and parameters if you like, ``"passthrough"`` or ``"drop"``. For
+        example ``{"distance": "RobustScaler", ("lat", "lon"): PCA(1), "title": {"TfidfVectorizer":
+        {"max_features": 100}}}``.
     max_categories : int
         Most categories of a column to tell apart; rarer ones are unknown.
 
     Attributes
     ----------
+    transformer : ColumnTransformer
+        The fitted transforms, in groups of columns.
     target : ClassTarget, NumberTarget or None
         What `fit` learnt of the target.
 
     Raises
     ------
     ArgumentError
-        If a kind is unknown, or `max_categories` less than 1.
+        If a kind, a transform or a parameter is unknown, or `max_categories` less than 1.
 
     Examples
     --------
@@ -73,17 +72,27 @@ class TablePreparation:
     (('delay',), (3,))
     >>> preparation.encode(pa.table(data))["codes"][:, 0]
     array([1, 2, 1])
+    >>> TablePreparation(columns={"carrier": "OneHotEncoder"}).fit(data).feature_names
+    ('delay', 'carrier_AA', 'carrier_UA')
     """
 
-    def __init__(self, *, kinds: Mapping[str, str] | None = None, max_categories: int = 10_000) -> None:
+    def __init__(
+        self,
+        *,
+        kinds: Mapping[str, str] | None = None,
+        columns: Mapping[Any, Any] | None = None,
+        max_categories: int = 10_000,
+    ) -> None:
         for name, kind in (kinds or {}).items():
             if kind not in KINDS:
                 raise ArgumentError(f"kinds[{name!r}]={kind!r} is no kind of column; {close_to(kind, KINDS)}")
         if max_categories < 1:
             raise ArgumentError(f"max_categories={max_categories!r} must be at least 1")
         self._given_kinds = dict(kinds or {})
+        self._own = own_steps(columns or {})
         self._max_categories = max_categories
-        self._columns: tuple[Column, ...] | None = None
+        self._transformer: ColumnTransformer | None = None
+        self._kinds: dict[str, str] = {}
         self._ignored: tuple[str, ...] = ()
         self._seen: list[dict[str, Any]] = []
         self.target: Target | None = None
@@ -98,7 +107,7 @@ class TablePreparation:
         weight: str | None = None,
         progress: bool = False,
     ) -> Self:
-        """Learn what is needed from the data, in one pass over it.
+        """Learn what is needed from the data, in one pass over it unless `columns` need more.
 
         Parameters
         ----------
@@ -136,35 +145,49 @@ class TablePreparation:
         """
         source = readable(data)
         schema = schema_of(source)
-        for name, role in ((target, "target"), (weight, "weight")):
-            if name is not None:
-                checked_columns(name, schema.names, argument=role)
-        checked_columns(list(self._given_kinds), schema.names, argument="kinds")
         kinds = self._choose_kinds(schema, inputs, target, weight)
         task = choose_task(schema, target, task, self._given_kinds)
-        wanted = {name: kind for name, kind in kinds.items() if kind != "ignore"}
-        needed = [*wanted, *([target] if target is not None else [])]
-        make = partial(TableFit, schema, wanted, self._max_categories, target, task)
+        groups = chains_of(schema, kinds, self._own, self._max_categories)
+        chains = [chain for _, chain in groups]
+        labels = [] if target is None or task is None else [target_chain(schema, target, task)]
+        needed = {name for chain in (*chains, *labels) for name in chain.names}
         # an expression evaluates all of its columns, so that it is better made anew where few of them are needed
         narrower = isinstance(source, ExpressionSource) and len(needed) < len(schema)
-        fitted = scan(data if narrower else source, make, columns=needed, progress=progress, label="prepare")
-        if fitted.num_rows == 0:
-            raise DataError("data has no rows, and preparation needs some; check its path and its filters")
-        self.target = fitted.finish_target()
-        self._seen = fitted.seen()
-        columns = fitted.finish_columns()
-        for name in [name for name, column in columns.items() if column is None]:
+        given = data if narrower else source
+        num_passes = len(plan_passes([*chains, *labels]))
+        _, wide = fit_chains([*chains, *labels], given, target, progress=progress)
+        self.target, seen_of_target = target_of(labels[0]) if labels else (None, None)
+        left = {name for chain in chains for name in chain.names}
+        for name in [name for name in kinds if name in needed - left]:
             warnings.warn(f"column {name!r} has no values in the data; it is ignored", UserWarning, stacklevel=2)
-        self._columns = tuple(column for column in columns.values() if column is not None)
-        self._ignored = tuple(name for name in kinds if columns.get(name) is None)
-        if not self.features and not self._categories:
+        kept = [number for number, chain in enumerate(chains) if chain.names]
+        transformer = ColumnTransformer.of_fitted(
+            [groups[number] for number in kept], [wide[number] for number in kept], num_passes
+        )
+        if not transformer.feature_names and not transformer.category_names:
             raise DataError("inputs: no column has any value, or the dates are all the same: nothing to learn from")
+        self._transformer = transformer
+        self._kinds = {name: kind for name, kind in kinds.items() if name in left}
+        self._ignored = tuple(name for name in kinds if name not in left)
+        seen = {name: value for chain in chains for name, value in self._seen_of(chain)}
+        self._seen = [seen[name] for name in self._kinds] + ([] if seen_of_target is None else [seen_of_target])
         return self
+
+    def _seen_of(self, chain: Chain) -> list[tuple[str, dict[str, Any]]]:
+        statistics = next(iter(chain.seen.values()), [None] * len(chain.names))
+        pairs = zip(chain.names, statistics, strict=True)
+        return [(name, seen_of(name, self._kinds[name], each, self._max_categories)) for name, each in pairs]
 
     def _choose_kinds(
         self, schema: pa.Schema, inputs: Sequence[str] | None, target: str | None, weight: str | None
     ) -> dict[str, str]:
         """Decide the kind of each input from its type, and refuse what cannot be read so."""
+        for name, role in ((target, "target"), (weight, "weight")):
+            if name is not None:
+                checked_columns(name, schema.names, argument=role)
+        checked_columns(list(self._given_kinds), schema.names, argument="kinds")
+        own = {name: steps for names, steps in self._own.items() for name in names}
+        checked_columns(list(own), schema.names, argument="columns")
         names = checked_columns(inputs, schema.names, argument="inputs")
         if inputs is None:
             names = [name for name in names if name not in (target, weight)]
@@ -172,17 +195,22 @@ class TablePreparation:
             raise ArgumentError(f"inputs name the target {target!r}; a model cannot be told what it predicts")
         if not names:
             raise ArgumentError(f"inputs={inputs!r} leaves no column to learn from; the data has {schema.names}")
+        for name in own:
+            if name not in names:
+                raise ArgumentError(f"columns={name!r} is none of the inputs; leave it out, or name it in inputs=")
         kinds = {}
         for name in names:
             found = schema.field(name).type
             kind = self._given_kinds.get(name) or infer_kind(found)
+            # nulls only in the metadata: a later chunk has none of another type, and fit warns
+            kinds[name] = "number" if pa.types.is_null(found) and name not in self._given_kinds else kind
+            if name in own:
+                continue
             check_type(name, found, kind)
-            if kind == "ignore" and name not in self._given_kinds and not pa.types.is_null(found):
+            if kinds[name] == "ignore" and name not in self._given_kinds:
                 if inputs is not None:
                     raise DataError(f"inputs={name!r} holds {found}, which is no kind of input; leave it out")
                 warnings.warn(f"column {name!r} holds {found}; it is ignored", UserWarning, stacklevel=3)
-            # nulls only in the metadata: a later chunk has none of another type, and fit warns
-            kinds[name] = "number" if pa.types.is_null(found) and name not in self._given_kinds else kind
         return kinds
 
     @classmethod
@@ -200,76 +228,59 @@ class TablePreparation:
             Ready to use.
         """
         preparation = cls()
-        preparation._columns = tuple(RawColumn(name) for name in columns)
+        preparation._kinds = dict.fromkeys(columns, "number")
+        preparation._seen = [{"name": name, "kind": "number"} for name in columns]
+        chain = Chain(tuple(columns), (pa.float64(),) * len(columns), [])
+        preparation._transformer = ColumnTransformer.of_fitted([("raw", chain)] if columns else [], [[]], 0)
         return preparation
 
     @property
-    def fitted_columns(self) -> tuple[Column, ...]:
-        """What was learnt of each column, in the order of the inputs."""
-        if self._columns is None:
+    def transformer(self) -> ColumnTransformer:
+        """The fitted transforms, in groups of columns."""
+        if self._transformer is None:
             raise ArgumentError("preparation is not fitted; call preparation.fit(data) first")
-        return self._columns
+        return self._transformer
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read."""
-        return tuple(column.name for column in self.fitted_columns)
+        """The columns that are read, in the order of the inputs."""
+        assert self.transformer is not None
+        return tuple(self._kinds)
 
     @property
     def kinds(self) -> dict[str, str]:
         """The kind of each column, ignored ones included."""
-        kinds: dict[str, str] = {column.name: column.kind for column in self.fitted_columns}
-        return kinds | dict.fromkeys(self._ignored, "ignore")
-
-    @property
-    def _inputs(self) -> tuple[InputColumn, ...]:
-        return tuple(column for column in self.fitted_columns if not isinstance(column, CategoryColumn))
-
-    @property
-    def _categories(self) -> tuple[CategoryColumn, ...]:
-        return tuple(column for column in self.fitted_columns if isinstance(column, CategoryColumn))
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """How each column of "inputs" is standardised."""
-        return tuple(feature for column in self._inputs for feature in column.features)
+        return self._kinds | dict.fromkeys(self._ignored, "ignore")
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns of "inputs"."""
-        return tuple(feature.name for feature in self.features)
+        """Names of the numbers that a network gets: the columns of what `as_module` makes of "inputs"."""
+        return self.transformer.feature_names
 
     @property
     def category_names(self) -> tuple[str, ...]:
-        """Names of the columns of "codes"."""
-        return tuple(column.name for column in self._categories)
+        """Names of the codes that a network gets, for embeddings."""
+        return self.transformer.category_names
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
-        """Number of codes of each column of "codes", code 0 included."""
-        return tuple(column.cardinality for column in self._categories)
+        """How many codes each of `category_names` has, code 0 included."""
+        return self.transformer.cardinalities
 
     @property
     def fields(self) -> dict[str, Field]:
         """What `encode` returns, by name: dtype, and shape of one sample."""
-        from dtk.loader import Field
+        return self.transformer.fields
 
-        fields = {}
-        if self.features:
-            fields["inputs"] = Field(np.dtype(np.float32), (len(self.features),))
-        if self._categories:
-            fields["codes"] = Field(np.dtype(np.int64), (len(self._categories),))
-        return fields
-
-    def planned_fields(
+    def planned(
         self,
         schema: pa.Schema,
         *,
         inputs: Sequence[str] | None = None,
         target: str | None = None,
         weight: str | None = None,
-    ) -> dict[str, Field]:
-        """Say what `encode` would return after a fit, from the types of the columns alone.
+    ) -> tuple[tuple[str, ...], dict[str, Field]]:
+        """Say what a fit would read, and what `encode` would return after it, from the types of the columns alone.
 
         Parameters
         ----------
@@ -280,20 +291,31 @@ class TablePreparation:
 
         Returns
         -------
-        dict
-            As `fields`; for dates with all their parts, of which a fit may leave some out.
+        columns : tuple of str
+            The inputs that are read.
+        fields : dict
+            As `fields`; as wide as they can be, where the data decides.
 
         Raises
         ------
         ArgumentError
-            If a name is no column of the data, or there are no inputs.
+            If a name is no column of the data, there are no inputs, or a parameter of a transform is out of its range.
+        DataError
+            If a column cannot be read as its kind.
         """
         from dtk.loader import Field
 
-        kinds = list(self._choose_kinds(schema, inputs, target, weight).values())
-        num_inputs = kinds.count("number") + kinds.count("boolean") + 2 * len(DATE_PARTS) * kinds.count("date")
-        planned = {"inputs": (np.float32, num_inputs), "codes": (np.int64, kinds.count("category"))}
-        return {name: Field(np.dtype(dtype), (width,)) for name, (dtype, width) in planned.items() if width}
+        kinds = self._choose_kinds(schema, inputs, target, weight)
+        widths = {"inputs": 0, "codes": 0}
+        chains = [chain for _, chain in chains_of(schema, kinds, self._own, self._max_categories)]
+        for chain in chains:
+            check_chain(chain, target)
+            field, width = planned_part(chain.steps, len(chain.names))
+            widths[field] += width
+        types = {"inputs": np.float32, "codes": np.int64}
+        read = {name for chain in chains for name in chain.names}
+        fields = {name: Field(np.dtype(types[name]), (width,)) for name, width in widths.items() if width}
+        return tuple(name for name in kinds if name in read), fields
 
     def check(self, schema: pa.Schema) -> None:
         """Refuse data that cannot be encoded, before any of it is read.
@@ -308,11 +330,7 @@ class TablePreparation:
         DataError
             If a column is missing, or of another type than at fit.
         """
-        for column in self.fitted_columns:
-            keys = column.keys.type if isinstance(column, CategoryColumn) else None
-            check_column(schema, column.name, column.kind, keys)
-            if isinstance(column, DateColumn):
-                check_zone(column.name, schema.field(column.name).type, column.zone)
+        self.transformer.check(schema)
 
     def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Turn rows into arrays.
@@ -325,15 +343,15 @@ class TablePreparation:
         Returns
         -------
         dict
-            "inputs": float32 [n, features], NaN where missing, not yet standardised (see `as_module`); "codes": int64
-            [n, categories]. One that would have no columns is left out.
+            "inputs": float32 [n, encoded columns], NaN where missing, not yet standardised (see `as_module`); "codes":
+            int64 [n, encoded columns]. One that would have no columns is left out.
 
         Raises
         ------
         DataError
             If a column is missing, or of another type than at fit.
         """
-        return {name: _pack(columns) for name, columns in self._encoded(table).items()}
+        return self.transformer.encode(table)
 
     def pack(self, table: pa.Table) -> dict[str, Packed]:
         """Turn rows into arrays that are packed on their way into the batches.
@@ -353,28 +371,18 @@ class TablePreparation:
         DataError
             If a column is missing, or of another type than at fit.
         """
-        from dtk.loader import Packed
-
-        return {name: Packed(columns, columns[0].dtype) for name, columns in self._encoded(table).items()}
-
-    def _encoded(self, table: pa.Table) -> dict[str, list[NDArray[Any]]]:
-        """Encode each column; those of "inputs" and of "codes" are of one dtype each."""
-        self.check(table.schema)
-        inputs = [array for column in self._inputs for array in column.encode(table[column.name])]
-        codes = [column.codes(table[column.name]) for column in self._categories]
-        return {name: columns for name, columns in (("inputs", inputs), ("codes", codes)) if columns}
+        return self.transformer.pack(table)
 
     def as_module(self) -> nn.Module:
         """Return the part of preparation that runs on the device of the batch.
 
         Returns
         -------
-        Standardise
-            ``forward(inputs, codes)`` imputes and standardises `inputs`, and passes `codes` on.
+        torch.nn.Module
+            ``forward(inputs, codes)`` makes of what `encode` returns numbers, float32 [B, features], and codes for
+            embeddings, int64 [B, categories]; None for one that has no columns.
         """
-        from dtk.preparation.module import Standardise
-
-        return Standardise(self.features)
+        return self.transformer.as_module()
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that `from_dict` needs, as plain JSON values; the target is kept apart.
@@ -384,9 +392,12 @@ class TablePreparation:
         dict
             Floats survive JSON to the last bit.
         """
-        columns = [column_to_dict(column) for column in self.fitted_columns]
-        state = {"max_categories": self._max_categories, "columns": columns, "ignored": list(self._ignored)}
-        return state | {"seen": self._seen} if self._seen else state
+        return {
+            "kinds": dict(self._kinds),
+            "ignored": list(self._ignored),
+            "transformer": self.transformer.to_dict(),
+            "seen": self._seen,
+        }
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
@@ -402,22 +413,14 @@ class TablePreparation:
         TablePreparation
             That encodes the same.
         """
-        preparation = cls(max_categories=state["max_categories"])
-        preparation._columns = tuple(column_from_dict(column) for column in state["columns"])
+        preparation = cls()
+        preparation._kinds = dict(state["kinds"])
         preparation._ignored = tuple(state["ignored"])
-        preparation._seen = state.get("seen", [])
+        preparation._transformer = ColumnTransformer.from_dict(state["transformer"])
+        preparation._seen = state["seen"]
         return preparation
 
     def __repr__(self) -> str:
-        if self._columns is None:
+        if self._transformer is None:
             return "TablePreparation(not fitted)"
-        return f"TablePreparation({len(self.features)} inputs, {len(self._categories)} categories)"
-
-
-def _pack(columns: list[NDArray[Any]]) -> NDArray[Any]:
-    """Set columns [n] beside each other as C-contiguous rows [n, columns]."""
-    packed = np.empty((len(columns[0]), len(columns)), dtype=columns[0].dtype)
-    for start in range(0, len(packed), _PACK_ROWS):
-        stop = start + _PACK_ROWS
-        np.stack([column[start:stop] for column in columns], axis=1, out=packed[start:stop])
-    return packed
+        return f"TablePreparation({len(self.feature_names)} features, {len(self.category_names)} categories)"

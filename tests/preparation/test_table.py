@@ -16,11 +16,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 from sklearn.impute import SimpleImputer
 from sklearn.preprocessing import StandardScaler
 
 from dtk.errors import ArgumentError, DataError, SourceError
 from dtk.preparation import ClassTarget, NumberTarget, TablePreparation, table_of_array
+from dtk.preparation.transforms import (
+    ColumnTransformer,
+    LogTransformer,
+    OneHotEncoder,
+    RobustScaler,
+    TfidfVectorizer,
+)
 from dtk.sources import footers
 
 FLIGHTS = {
@@ -58,8 +66,8 @@ def flights() -> pa.Table:
 
 
 def standardised(preparation: TablePreparation, table: pa.Table) -> np.ndarray:
-    inputs = torch.from_numpy(preparation.encode(table)["inputs"])
-    prepared, _ = preparation.as_module()(inputs)
+    encoded = {name: torch.from_numpy(array) for name, array in preparation.encode(table).items()}
+    prepared, _ = preparation.as_module()(**encoded)
     return prepared.numpy()
 
 
@@ -148,7 +156,7 @@ def test_the_same_instants_in_another_zone_are_the_same_inputs() -> None:
         again = TablePreparation.from_dict(json.loads(json.dumps(fitted.to_dict())))
         np.testing.assert_array_equal(again.encode(encode)["inputs"], fitted.encode(fit_on)["inputs"])
     # the zone of the fit is the one whose hours count: 00:00 in Tokyo is hour 0 there
-    assert TablePreparation().fit(elsewhere).encode(elsewhere.slice(15, 1))["inputs"][0, -1] == 1
+    assert TablePreparation().fit(elsewhere).encode(elsewhere.slice(15, 1))["inputs"][0, -1] == 0
 
 
 def test_dates_with_and_without_a_zone_are_not_mixed() -> None:
@@ -382,7 +390,7 @@ def test_round_trip_through_json_is_exact() -> None:
     table = flights().append_column("third", pa.array(np.arange(4) / 3 + 1e9))
     preparation = TablePreparation(kinds={"third": "number"}).fit(table, inputs=[*table.column_names[:4], "third"])
     again = TablePreparation.from_dict(json.loads(json.dumps(preparation.to_dict(), allow_nan=False)))
-    assert again.fitted_columns == preparation.fitted_columns
+    assert again.to_dict() == preparation.to_dict()
     assert again.kinds == preparation.kinds
     for name, array in preparation.encode(table).items():
         np.testing.assert_array_equal(again.encode(table)[name], array)
@@ -408,7 +416,7 @@ def test_categories_only_have_no_inputs() -> None:
 
 def test_no_rows_are_encoded_as_empty_arrays() -> None:
     encoded = TablePreparation().fit(flights(), target="late").encode(flights().slice(0, 0))
-    assert encoded["inputs"].shape == (0, 6)
+    assert encoded["inputs"].shape == (0, 4)
     assert encoded["codes"].shape == (0, 1)
 
 
@@ -417,11 +425,12 @@ def test_fit_is_the_same_over_parquet_dask_and_memory(tmp_path: Path) -> None:
     frame = pd.DataFrame({"x": rng.normal(size=300), "c": rng.choice(["a", "b", "c"], 300), "y": rng.random(300) > 0.5})
     pq.write_table(pa.Table.from_pandas(frame), tmp_path / "data.parquet", row_group_size=70)
     expected = TablePreparation().fit(frame, target="y")
+    table = pa.Table.from_pandas(frame)
     for data in (dd.read_parquet(tmp_path), dd.from_pandas(frame, npartitions=3), str(tmp_path)):
         found = TablePreparation().fit(data, target="y")
         assert found.category_names == ("c",)
-        assert found.fitted_columns[1] == expected.fitted_columns[1]
-        assert found.fitted_columns[0].mean == pytest.approx(expected.fitted_columns[0].mean, abs=1e-12)
+        np.testing.assert_array_equal(found.encode(table)["codes"], expected.encode(table)["codes"])
+        np.testing.assert_allclose(standardised(found, table), standardised(expected, table), atol=1e-6)
         assert found.target == expected.target
 
 
@@ -468,3 +477,118 @@ def test_few_columns_of_an_expression_are_evaluated_alone(tmp_path: Path) -> Non
 def test_arrays_of_mixed_objects_are_refused() -> None:
     with pytest.raises(DataError, match="column 'x1' of the array cannot become one of a table"):
         table_of_array(np.array([[1, "a"], [2, 3]], dtype=object))
+
+
+def trip(count: int = 200) -> pa.Table:
+    rng = np.random.default_rng(0)
+    return pa.table({
+        "fare": rng.lognormal(2, 1, count),
+        "lat": rng.normal(40, 0.1, count),
+        "lon": rng.normal(-74, 0.1, count),
+        "note": rng.choice(["late again", "a quiet trip", "no tip"], count),
+        "vendor": rng.choice(["x", "y"], count),
+        "late": rng.choice(["no", "yes"], count),
+    })  # fmt: skip
+
+
+OWN = {
+    "fare": ["LogTransformer", "RobustScaler"],
+    ("lat", "lon"): PCA(1),
+    "note": {"TfidfVectorizer": {"max_features": 4}},
+    "vendor": OneHotEncoder(),
+}
+
+
+def test_columns_go_through_the_transforms_that_the_user_chose() -> None:
+    table = trip()
+    preparation = TablePreparation(columns=OWN).fit(table, target="late")
+    assert preparation.columns == ("fare", "lat", "lon", "note", "vendor")
+    assert preparation.category_names == ()
+    wanted = ColumnTransformer(
+        [
+            ("fare", [LogTransformer(), RobustScaler()], ["fare"]),
+            ("place", PCA(1), ["lat", "lon"]),
+            ("note", TfidfVectorizer(max_features=4), ["note"]),
+            ("vendor", OneHotEncoder(), ["vendor"]),
+        ]
+    ).fit_transform(table.to_pandas())
+    np.testing.assert_allclose(standardised(preparation, table), wanted, atol=1e-5)
+    again = TablePreparation.from_dict(json.loads(json.dumps(preparation.to_dict(), allow_nan=False)))
+    np.testing.assert_array_equal(standardised(again, table), standardised(preparation, table))
+    assert again.feature_names == preparation.feature_names
+    assert len(again.feature_names) == wanted.shape[1]
+
+
+def test_columns_of_the_user_and_the_others_are_fitted_in_one_pass() -> None:
+    source = ChunkedSource(trip(), [50, 60, 130])
+    preparation = TablePreparation(columns={"fare": "RobustScaler", "vendor": "OneHotEncoder", "note": "drop"})
+    preparation.fit(source, target="late")
+    assert sorted(chunk for chunk, _ in source.reads) == [0, 1, 2, 3]
+    assert preparation.kinds["note"] == "ignore"
+    assert preparation.feature_names == ("fare", "lat", "lon", "vendor_x", "vendor_y")
+    assert preparation.transformer.num_passes_ == 1
+    seen = {one["name"]: one for one in preparation.to_dict()["seen"]}
+    assert seen["fare"]["num_rows"] == 200
+    assert dict(seen["vendor"]["counts"]).keys() == {"x", "y"}
+
+
+def test_tokens_stay_whole_numbers_beside_others() -> None:
+    table = trip()
+    preparation = TablePreparation(columns={"note": {"WordTokenizer": {"vocab_size": 9, "length": 3}}})
+    preparation.fit(table, target="late")
+    assert preparation.cardinalities == (9, 9, 9, 3)
+    encoded = {name: torch.from_numpy(array) for name, array in preparation.encode(table).items()}
+    numbers, codes = preparation.as_module()(**encoded)
+    assert (numbers.dtype, codes.dtype, codes.shape) == (torch.float32, torch.int64, (200, 4))
+
+
+def test_what_a_fit_would_make_is_planned() -> None:
+    table = trip()
+    for own in ({}, OWN, {"note": {"WordTokenizer": {"length": 3}}, "lat": "passthrough"}):
+        preparation = TablePreparation(columns=own)
+        columns, fields = preparation.planned(table.schema, target="late")
+        preparation.fit(table, target="late")
+        assert columns == preparation.columns
+        assert fields.keys() == preparation.fields.keys()
+        assert all(fields[name].shape >= preparation.fields[name].shape for name in fields)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"fare": "RobustScalar"}, r"columns\['fare'\]: 'RobustScalar' is no transform; did you mean 'RobustScaler'"),
+        ({"fare": {"Clip": {"lo": 0}}}, r"columns\['fare'\]: Clip has no parameter 'lo'; did you mean 'low'"),
+        ({"fare": {"Clip": 8}}, r"columns\['fare'\]: Clip: 8 must be parameters by name"),
+        ({"fare": {"Clip": {}, "PCA": {}}}, r"must be one name with its parameters"),
+        ({"fare": 8}, r"columns\['fare'\]: 8 is no transform"),
+        ({"fare": "PCA", ("lat", "fare"): "PCA"}, "'fare' stands in two groups"),
+        ({"fair": "PCA"}, "columns='fair' is no column of the data; did you mean 'fare'"),
+        ({"late": "OneHotEncoder"}, "columns='late' is none of the inputs"),
+        ({"note": "RobustScaler"}, "column 'note' holds string, where numbers are expected"),
+        ({"fare": {"Clip": {"low": 2, "high": 1, "by": "value"}}}, "low=2 must be at most high=1"),
+    ],
+)
+def test_columns_that_cannot_be_prepared_so_are_refused(columns: dict[object, object], message: str) -> None:
+    table = trip()
+    with pytest.raises((ArgumentError, DataError), match=message):
+        TablePreparation(columns=columns).fit(table, target="late")
+    with pytest.raises((ArgumentError, DataError), match=message):
+        TablePreparation(columns=columns).planned(table.schema, target="late")
+
+
+@pytest.mark.parametrize("kind", ["number", "boolean", "date", "category"])
+def test_an_empty_column_in_a_group_is_left_out(kind: str) -> None:
+    values = {
+        "number": [1.0, 2.0, None],
+        "boolean": [True, False, True],
+        "date": pd.date_range("2020-01-01", periods=3),
+        "category": ["a", "b", "a"],
+    }[kind]
+    full = pa.array(values, from_pandas=True)
+    table = pa.table({"a": full, "gone": pa.nulls(3, full.type), "b": full})
+    with pytest.warns(UserWarning, match="column 'gone' has no values"):
+        preparation = TablePreparation().fit(table)
+    wanted = TablePreparation().fit(table.drop(["gone"]))
+    assert preparation.columns == ("a", "b")
+    for name, array in preparation.encode(table).items():
+        np.testing.assert_array_equal(array, wanted.encode(table)[name])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from dtk.errors import DataError
 from dtk.preparation.transforms.base import Transform
 from dtk.preparation.transforms.bins import Binarizer, KBinsDiscretizer
+from dtk.preparation.transforms.booleans import AsBooleans
 from dtk.preparation.transforms.categories import OneHotEncoder, OrdinalEncoder
 from dtk.preparation.transforms.composition import ColumnTransformer
 from dtk.preparation.transforms.conversion import from_sklearn
@@ -18,12 +19,14 @@ from dtk.preparation.transforms.hashing import HashingEncoder
 from dtk.preparation.transforms.imputing import SimpleImputer
 from dtk.preparation.transforms.scaling import MaxAbsScaler, MinMaxScaler, RobustScaler, StandardScaler
 from dtk.preparation.transforms.scikit import SklearnTransform
+from dtk.preparation.transforms.specs import steps_from_spec
 from dtk.preparation.transforms.target_encoding import TargetEncoder
 from dtk.preparation.transforms.text import CountVectorizer, TextNormalizer, TfidfVectorizer
 from dtk.preparation.transforms.tokens import BpeTokenizer, WordTokenizer, trim_to_bucket
 from dtk.sources.columns import close_to
 
 __all__ = [
+    "AsBooleans",
     "Binarizer",
     "BpeTokenizer",
     "Clip",
@@ -52,13 +55,15 @@ __all__ = [
     "Transform",
     "WordTokenizer",
     "from_sklearn",
+    "steps_from_spec",
     "transform_from_dict",
     "trim_to_bucket",
 ]
 
-_CLASSES: dict[str, type[Transform]] = {
+TRANSFORMS: Final[dict[str, type[Transform]]] = {
     kind.__name__: kind
     for kind in (
+        AsBooleans,
         Binarizer,
         BpeTokenizer,
         Clip,
@@ -107,6 +112,6 @@ def transform_from_dict(state: Mapping[str, Any]) -> Transform:
     DataError
         If it is none that dtk knows.
     """
-    if state.get("as") not in _CLASSES:
-        raise DataError(f"{state.get('as')!r} is no transform of dtk; {close_to(state.get('as'), list(_CLASSES))}")
-    return _CLASSES[state["as"]].from_dict(state)
+    if state.get("as") not in TRANSFORMS:
+        raise DataError(f"{state.get('as')!r} is no transform of dtk; {close_to(state.get('as'), list(TRANSFORMS))}")
+    return TRANSFORMS[state["as"]].from_dict(state)

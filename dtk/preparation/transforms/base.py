@@ -19,7 +19,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from dtk.errors import ArgumentError
 from dtk.preparation.transforms.given import Given, take, without_target
 from dtk.preparation.transforms.state import fitted_from_dict, fitted_to_dict
-from dtk.preparation.values import as_numbers, check_type
+from dtk.preparation.values import KINDS, as_numbers, check_type
 from dtk.statistics import RowSample, to_floats
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Transform(_Applied, TransformerMixin, BaseEstimator):
     """
 
     _kind: ClassVar[str] = "number"
-    """What columns it takes: one of `dtk.preparation.values.KINDS`, or ``"any"``."""
+    """What columns it takes: one of `dtk.preparation.values.KINDS`, ``"any"`` or ``"mixed"``."""
 
     _codes: ClassVar[bool] = False
     """Whether `_encode` gives codes, int64, and not numbers."""
@@ -155,6 +155,18 @@ class Transform(_Applied, TransformerMixin, BaseEstimator):
         if self._kind != "any":
             for name, found in zip(names, types, strict=True):
                 check_type(name, found, self._kind)
+
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        """Refuse columns of other types than at fit, before any row is read."""
+        if self._kind in KINDS:
+            for name, found in zip(names, types, strict=True):
+                check_type(name, found, self._kind)
+
+    def _begin(self, names: Sequence[str]) -> None:
+        """Take note of the columns that go in."""
+        if not hasattr(self, "n_features_in_"):
+            self.n_features_in_: int = len(names)
+            self.feature_names_in_: Any = np.array(names, dtype=object)
 
     def _needs(self) -> Mapping[str, Need]:
         """Name the statistics that are needed of each column; none for a transform that learns nothing."""
@@ -193,6 +205,10 @@ class Transform(_Applied, TransformerMixin, BaseEstimator):
     def _num_encoded(self) -> int:
         """How many columns `_encode` gives."""
         return int(self.n_features_in_)
+
+    def _planned_encoded(self, num_columns: int) -> int:
+        """Say how many columns `_encode` will give at the most, before the fit."""
+        return num_columns
 
     def _parameters(self) -> dict[str, NDArray[Any]]:
         """Name the arrays that `_forward` needs: buffers of the module."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError
-from dtk.preparation.transforms.base import Transform
+from dtk.preparation.transforms.base import Need, Transform
 
 __all__ = ["Chain", "Pass", "apply_steps", "check_chain", "known_from", "plan_passes"]
 
@@ -28,13 +28,21 @@ class Chain:
         Of their values.
     steps : sequence of Transform
         In order.
+    watched : tuple of Need
+        Statistics of the columns of the data that are wanted for themselves.
+    drop_empty : bool
+        Whether columns are left out in which none of these saw a value.
     """
 
     names: tuple[str, ...]
     types: tuple[pa.DataType, ...]
     steps: Sequence[Transform]
+    watched: tuple[Need, ...] = ()
+    drop_empty: bool = False
     fitted: int = 0
     """How many steps from the first on are fitted, or need no fit."""
+    seen: dict[Need, list[Any]] = field(default_factory=dict)
+    """What was watched: one a column."""
 
     def names_at(self, step: int) -> tuple[str, ...]:
         """Name the columns that go into a step, all before it being fitted.
@@ -87,7 +95,10 @@ def plan_passes(chains: Sequence[Chain]) -> list[Pass]:
     fitted = [known_from(chain, 0) for chain in chains]
     passes: list[Pass] = []
     reason = ""
-    while any(start < len(chain.steps) for start, chain in zip(fitted, chains, strict=True)):
+    to_watch = any(chain.watched for chain in chains)
+    while any(start < len(chain.steps) for start, chain in zip(fitted, chains, strict=True)) or (
+        to_watch and not passes
+    ):
         fits, reasons = [], []
         for number, chain in enumerate(chains):
             ready, why = _ready(chain, fitted[number])

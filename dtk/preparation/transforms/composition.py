@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,14 +12,15 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 from dtk.preparation.transforms.base import Transform
 from dtk.preparation.transforms.chains import Chain, Pass, apply_steps, check_chain, plan_passes
-from dtk.preparation.transforms.conversion import from_sklearn
 from dtk.preparation.transforms.fit_state import FitState
 from dtk.preparation.transforms.given import TARGET, Given, take
 from dtk.preparation.transforms.parts import Part, part_of
 from dtk.preparation.transforms.passes import fit_chains
+from dtk.preparation.transforms.specs import steps_from_spec
+from dtk.preparation.values import check_type
 from dtk.sources.columns import close_to
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ColumnTransformer"]
 
-Steps = Transform | Sequence[Transform] | str
+Step = Transform | str | Mapping[str, Any]
+Steps = Step | Sequence[Step]
 
 
 class ColumnTransformer(Transform):
@@ -42,7 +45,8 @@ class ColumnTransformer(Transform):
     transformers : list of (str, Transform or list of Transform, columns)
         A name, one transform or several to be applied one after the other (a scikit-learn ``Pipeline`` of them, too),
         ``"drop"`` or ``"passthrough"``; and the columns: a name, or a list of names or of positions. Transformers of
-        scikit-learn are converted by `from_sklearn`.
+        scikit-learn are converted by `from_sklearn`. For a transform its name may stand, or its name and parameters:
+        ``{"SimpleImputer": {"strategy": "median"}}``.
     remainder : str
         What becomes of columns that no group names: ``"drop"`` or ``"passthrough"``.
     verbose_feature_names_out : bool
@@ -142,10 +146,43 @@ class ColumnTransformer(Transform):
             raise ArgumentError(f"partial_fit cannot: {explain(plan)}; call fit on all data")
         data, target = given.scannable
         state, wide = fit_chains(chains, data, target, seen=seen, progress=progress)
-        self.transformers_ = [(name, list(chain.steps), list(chain.names)) for name, chain in groups]
-        self.num_passes_ = len(plan)
-        self.wide_ = wide
+        self._set_fitted(groups, wide, len(plan))
         return state
+
+    @classmethod
+    def of_fitted(
+        cls, groups: Sequence[tuple[str, Chain]], wide: Sequence[Sequence[int]], num_passes: int
+    ) -> ColumnTransformer:
+        """Put groups together that were fitted already.
+
+        Parameters
+        ----------
+        groups : sequence of (str, Chain)
+            A name, and columns with their fitted steps.
+        wide : sequence of sequence of int
+            As `fit_chains` returns it.
+        num_passes : int
+            How many times the fit read the data.
+
+        Returns
+        -------
+        ColumnTransformer
+            Fitted.
+        """
+        unfitted = [
+            (name, [clone(step) for step in chain.steps] or "passthrough", list(chain.names)) for name, chain in groups
+        ]
+        made = cls(unfitted, verbose_feature_names_out=False)
+        made._begin([name for _, chain in groups for name in chain.names])
+        made._set_fitted(groups, wide, num_passes)
+        return made
+
+    def _set_fitted(self, groups: Sequence[tuple[str, Chain]], wide: Sequence[Sequence[int]], num_passes: int) -> None:
+        for name in ("_parts", "fields"):
+            self.__dict__.pop(name, None)
+        self.transformers_ = [(name, list(chain.steps), list(chain.names)) for name, chain in groups]
+        self.num_passes_ = num_passes
+        self.wide_ = [list(columns) for columns in wide]
 
     def plan(self, X: Any, y: Any = None) -> str:
         """Say how many passes over the data a fit needs, and why, from its columns alone.
@@ -226,6 +263,31 @@ class ColumnTransformer(Transform):
         return np.array(out, dtype=object)
 
     @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the numbers that `as_module` gives."""
+        return self._names(of_codes=False)
+
+    @property
+    def category_names(self) -> tuple[str, ...]:
+        """Names of the codes that `as_module` passes on, for embeddings."""
+        return self._names(of_codes=True)
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """How many codes each of `category_names` has, 0 included."""
+        groups = zip(self._parts, self.transformers_, strict=True)
+        return tuple(size for part, (_, steps, _) in groups if part.gives_codes for size in steps[-1].cardinalities_)
+
+    def _names(self, *, of_codes: bool) -> tuple[str, ...]:
+        groups = zip(self._parts, self.transformers_, strict=True)
+        return tuple(
+            str(name)
+            for part, (_, steps, names) in groups
+            if part.gives_codes == of_codes
+            for name in (steps[-1].get_feature_names_out(None) if steps else names)
+        )
+
+    @cached_property
     def fields(self) -> dict[str, Field]:
         """What `encode` returns, by name: dtype, and shape of one sample."""
         from dtk.loader import Field
@@ -242,7 +304,29 @@ class ColumnTransformer(Transform):
         check_is_fitted(self)
         return tuple(dict.fromkeys(name for _, _, names in self.transformers_ for name in names))
 
-    @property
+    def check(self, schema: pa.Schema) -> None:
+        """Refuse data that cannot be encoded, before any of it is read.
+
+        Parameters
+        ----------
+        schema : pyarrow.Schema
+            Of the data; columns that are not needed are no matter, nor is their order.
+
+        Raises
+        ------
+        DataError
+            If a column is missing, or of another type than at fit.
+        """
+        check_is_fitted(self)
+        for _, steps, names in self.transformers_:
+            types = [_type_in(schema, name) for name in names]
+            if steps:
+                steps[0]._check_again(names, types)
+            else:
+                for name, found in zip(names, types, strict=True):
+                    check_type(name, found, "number")
+
+    @cached_property
     def _parts(self) -> list[Part]:
         check_is_fitted(self)
         return [
@@ -349,15 +433,16 @@ def _chosen(name: str, columns: Any, available: Sequence[str]) -> list[str]:
 
 def _steps_of(name: str, steps: Any) -> list[Transform]:
     """Clone the steps of a group: what the user gave stays unfitted."""
-    if steps == "passthrough":
-        return []
     try:
-        if hasattr(steps, "steps"):
-            return [step for _, step in from_sklearn(clone(steps)).steps]
-        found = list(steps) if isinstance(steps, list | tuple) else [steps]
-        return [from_sklearn(clone(step, safe=False)) for step in found]
+        return steps_from_spec(steps)
     except ArgumentError as error:
         raise ArgumentError(f"transformers[{name!r}]: {error}") from None
+
+
+def _type_in(schema: pa.Schema, name: str) -> pa.DataType:
+    if name not in schema.names:
+        raise DataError(f"column {name!r} is missing in the data; {close_to(name, schema.names)}")
+    return schema.field(name).type
 
 
 def _as_numbers(result: NDArray[Any] | Sequence[pa.ChunkedArray]) -> Any:

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from dtk.errors import ArgumentError, DataError
-from dtk.preparation.columns import DATE_PARTS
 from dtk.preparation.transforms.base import Columns, Found, Need, Transform, refuse
-from dtk.preparation.values import as_dates, check_type, zone_of
+from dtk.preparation.values import as_dates, check_type, check_zone, zone_of
 
 __all__ = ["DateFeatures", "DateSpread", "ParseDates"]
 
@@ -42,6 +41,7 @@ _PARTS: Final[dict[str, _Part]] = {
     "dayofyear": _Part(pc.day_of_year, 1, 366),
 }
 _NAMES: Final = (*_PARTS, "elapsed")
+_BY_DEFAULT: Final = ("month", "weekday", "hour")
 
 
 class DateSpread:
@@ -56,8 +56,9 @@ class DateSpread:
     def __init__(self, zone: str | None = None) -> None:
         self.zone = zone
         self.count = 0
+        self.missing = 0
         self.earliest: int | None = None
-        self.seen = {name: np.zeros(part.period, dtype=bool) for name, part in DATE_PARTS.items()}
+        self.seen = {name: np.zeros(_PARTS[name].period, dtype=bool) for name in _BY_DEFAULT}
 
     def update(self, values: pa.Array | pa.ChunkedArray, row: NDArray[np.int64] | None = None) -> None:
         """Take in one chunk of a column.
@@ -71,13 +72,14 @@ class DateSpread:
         """
         column = values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
         dates = as_dates("date", column, _zone_for(column.type, self.zone)).drop_null()
+        self.missing += len(column) - len(dates)
         if not len(dates):
             return
         self.count += len(dates)
         first = int(_microseconds(dates, self.zone).min())
         self.earliest = first if self.earliest is None else min(self.earliest, first)
-        for name, part in DATE_PARTS.items():
-            self.seen[name][pc.unique(part.read(dates)).to_numpy(zero_copy_only=False) - part.first] = True
+        for name, seen in self.seen.items():
+            seen[pc.unique(_PARTS[name].read(dates)).to_numpy(zero_copy_only=False) - _PARTS[name].first] = True
 
     def merge(self, other: Self) -> None:
         """Take in what another object has seen.
@@ -88,6 +90,7 @@ class DateSpread:
             Left as it is.
         """
         self.count += other.count
+        self.missing += other.missing
         found = [each for each in (self.earliest, other.earliest) if each is not None]
         self.earliest = min(found, default=None)
         for name, seen in other.seen.items():
@@ -99,10 +102,11 @@ class DateSpread:
         Returns
         -------
         dict
-            ``count``, ``earliest`` (microseconds since 1970, or None) and ``varying``: parts with several values.
+            ``count``, ``missing``, ``earliest`` (microseconds since 1970, or None) and ``varying``: parts with several
+            values.
         """
         varying = [name for name, seen in self.seen.items() if seen.sum() > 1]
-        return {"count": self.count, "earliest": self.earliest, "varying": varying}
+        return {"count": self.count, "missing": self.missing, "earliest": self.earliest, "varying": varying}
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that `from_dict` needs, as plain JSON values.
@@ -129,7 +133,7 @@ class DateSpread:
             Equal to the first.
         """
         made = cls(state["zone"])
-        made.count, made.earliest = state["count"], state["earliest"]
+        made.count, made.missing, made.earliest = state["count"], state["missing"], state["earliest"]
         made.seen = {name: np.array(seen, dtype=bool) for name, seen in state["seen"].items()}
         return made
 
@@ -184,6 +188,11 @@ class DateFeatures(Transform):
         _check_zone_name(self.zone)
         self.zones_ = [_zone_for(found, self.zone) for found in types]
 
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        super()._check_again(names, types)
+        for name, found, zone in zip(names, types, self.zones_, strict=True):
+            check_zone(name, found, zone)
+
     def _needs(self) -> Mapping[str, Need]:
         learns = self.parts is None or "elapsed" in self.parts
         return {"spread": Need(DateSpread, (("zone", self.zone),))} if learns else {}
@@ -214,6 +223,9 @@ class DateFeatures(Transform):
     @property
     def _num_encoded(self) -> int:
         return sum(map(len, self.parts_))
+
+    def _planned_encoded(self, num_columns: int) -> int:
+        return num_columns * len(_BY_DEFAULT if self.parts is None else self.parts)
 
     def _waves(self) -> list[tuple[str, float, float, int]]:
         """Return part, first value, scale and wave (0: none, 1: sine, 2: cosine) of each feature, by encoded column."""

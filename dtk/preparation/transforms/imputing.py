@@ -51,6 +51,9 @@ class SimpleImputer(Elementwise):
 
     _kind = "any"
 
+    kept_: list[int]
+    indicated_: list[int]
+
     def __init__(
         self,
         *,
@@ -98,7 +101,26 @@ class SimpleImputer(Elementwise):
     def _cleans(self) -> bool:  # type: ignore[override]
         return bool(getattr(self, "is_category_", False))
 
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        for name, found in zip(names, types, strict=True):
+            check_type(name, found, "category" if self.is_category_ else "number")
+
+    @property
+    def _is_known(self) -> bool:
+        """Whether nothing is learnt: all columns are kept, and filled with the constant."""
+        return self.strategy == "constant" and self.keep_empty_features and not self.add_indicator
+
+    def _begin(self, names: Sequence[str]) -> None:
+        super()._begin(names)
+        if self._is_known:
+            dtype = object if self._cleans else np.float64
+            self.statistics_ = np.full(self.n_features_in_, self._constant, dtype)
+            self.kept_ = list(range(self.n_features_in_))
+            self.indicated_ = []
+
     def _needs(self) -> Mapping[str, Need]:
+        if self._is_known:
+            return {}
         if self.strategy == "most_frequent" or self._cleans:
             return {"counts": Need(Categories)}
         return {"values": SAMPLE if self.strategy == "median" else Need(Moments)}
@@ -111,9 +133,9 @@ class SimpleImputer(Elementwise):
             [self._constant if fill is None or self.strategy == "constant" else fill for fill in fills],
             dtype=object if self._cleans else np.float64,
         )
-        self.kept_: list[int] = np.flatnonzero(kept).tolist()
+        self.kept_ = np.flatnonzero(kept).tolist()
         missing = [_num_missing(each) > 0 for each in statistics] if self.add_indicator else []
-        self.indicated_: list[int] = np.flatnonzero(missing).tolist()
+        self.indicated_ = np.flatnonzero(missing).tolist()
 
     def _fills(self, statistics: Sequence[Any]) -> list[Any]:
         """Return what the values of each column say; None where there is none."""

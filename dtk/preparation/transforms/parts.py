@@ -16,7 +16,7 @@ from dtk.preparation.values import as_numbers
 from dtk.sources.columns import close_to
 from dtk.statistics import to_floats
 
-__all__ = ["Part", "part_of"]
+__all__ = ["Part", "part_of", "planned_part"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,31 @@ class Part:
             with np.errstate(over="ignore"):
                 encoded[column] = values.astype(np.float32)
         return encoded
+
+
+def planned_part(steps: Sequence[Transform], num_columns: int) -> tuple[str, int]:
+    """Say what the first stage of steps that are not fitted will give.
+
+    Parameters
+    ----------
+    steps : sequence of Transform
+        Of one group, checked.
+    num_columns : int
+        That go in.
+
+    Returns
+    -------
+    field : str
+        ``"inputs"`` or ``"codes"``.
+    width : int
+        How many columns there will be at the most, where what is computed while encoding adds none.
+    """
+    numeric = [step for step in steps if not step._cleans]
+    if not numeric:
+        return "inputs", num_columns
+    width = numeric[0]._planned_encoded(num_columns)
+    on_host = any(not step._on_device or step._jumps for step in numeric) and not numeric[0]._gives_codes
+    return ("codes" if numeric[0]._codes and not on_host else "inputs"), width
 
 
 def part_of(steps: Sequence[Transform], names: Sequence[str], wide: Sequence[int] = ()) -> Part:

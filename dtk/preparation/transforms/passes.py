@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 
 from dtk.errors import DataError
-from dtk.preparation.columns import is_wide
 from dtk.preparation.transforms.base import Need, Transform
 from dtk.preparation.transforms.chains import Chain, check_chain, known_from, plan_passes
 from dtk.preparation.transforms.fit_state import FitState, Request
@@ -20,6 +19,9 @@ from dtk.statistics import Moments, scan
 
 __all__ = ["fit_alone", "fit_chains"]
 
+_FLOAT32_EPSILON: Final = 2.0**-23
+_FLOAT32_RANGE: Final = (1e-30, 1e30)
+
 
 def fit_chains(
     chains: Sequence[Chain],
@@ -28,6 +30,7 @@ def fit_chains(
     *,
     seen: FitState | None = None,
     progress: bool = False,
+    label: str = "prepare",
 ) -> tuple[FitState | None, list[list[int]]]:
     """Fit the transforms of all chains together, in as few passes as can be.
 
@@ -43,6 +46,8 @@ def fit_chains(
         What was seen of earlier data, where there is one pass.
     progress : bool
         Whether to show a progress bar.
+    label : str
+        Name of the tasks on the dashboard and of the progress bar.
 
     Returns
     -------
@@ -65,33 +70,57 @@ def fit_chains(
     wide: list[list[int]] = [[] for _ in chains]
     passes = plan_passes(chains)
     for number, planned in enumerate(passes):
-        requests, fits = [], []
-        for position, chain in enumerate(chains):
-            steps = [step for which, step in planned.fits if which == position]
-            start = known_from(chain, chain.fitted)
-            _settle(chain, start)
-            needs = tuple(dict.fromkeys(need for step in steps for need in chain.steps[step]._needs().values()))
-            fits.append((chain, start, steps))
-            requests.append(Request(chain.names, tuple(chain.steps[:start]), chain.names_at(start), needs))
-        label = "prepare" if len(passes) == 1 else f"prepare, pass {number + 1} of {len(passes)}"
-        columns = list(
-            dict.fromkeys([*(name for r in requests if r.needs for name in r.names), *([target] if target else [])])
-        )
+        fits = [[step for which, step in planned.fits if which == position] for position in range(len(chains))]
+        requests = [_request(chain, steps) for chain, steps in zip(chains, fits, strict=True)]
+        if number == 0:
+            requests += [Request(chain.names, (), chain.names, chain.watched) for chain in chains]
+        told = label if len(passes) == 1 else f"{label}, pass {number + 1} of {len(passes)}"
+        read = [name for each in requests if each.needs for name in each.names] + ([target] if target else [])
         first_row = 0 if seen is None else seen.num_rows
         make = partial(FitState, requests, target, first_row, _num_rows(data))
-        state = scan(data, make, columns=columns, progress=progress, label=label)
+        state = scan(data, make, columns=list(dict.fromkeys(read)), progress=progress, label=told)
         if seen is not None:
             state.merge(seen)
         if state.num_rows == 0:
             raise DataError("data has no rows, and preparation learns from them; check its path and its filters")
-        for position, (chain, start, steps) in enumerate(fits):
+        for position, (chain, steps) in enumerate(zip(chains, fits, strict=True)):
             found = {need: state.found(position, need) for need in requests[position].needs}
-            if start == 0:
-                wide[position] = _wide_columns(found)
-            _learn(chain, start, steps, found)
+            if number == 0:
+                chain.seen = {need: state.found(len(chains) + position, need) for need in chain.watched}
+                found = _without_empty(chain, found)
+                wide[position] = _wide_columns({**chain.seen, **({} if chain.fitted else found)})
+            _learn(chain, chain.fitted, steps, found)
     for chain in chains:
         _settle(chain, len(chain.steps))
     return state, wide
+
+
+def _request(chain: Chain, steps: Sequence[int]) -> Request:
+    """Return what is needed for some steps of a chain, of which those before are known."""
+    start = known_from(chain, chain.fitted)
+    _settle(chain, start)
+    needs = tuple(dict.fromkeys(need for step in steps for need in chain.steps[step]._needs().values()))
+    return Request(chain.names, tuple(chain.steps[:start]), chain.names_at(start), needs)
+
+
+def _without_empty(chain: Chain, found: dict[Need, list[Any]]) -> dict[Need, list[Any]]:
+    """Leave out the columns of which nothing that is watched saw a value, where the chain says so."""
+    if not chain.drop_empty:
+        return found
+    kept = [at for at, each in enumerate(zip(*chain.seen.values(), strict=True)) if any(map(_num_values, each))]
+    if len(kept) == len(chain.names):
+        return found
+    chain.names, chain.types = tuple(chain.names[at] for at in kept), tuple(chain.types[at] for at in kept)
+    for step in chain.steps[: chain.fitted]:
+        del step.n_features_in_
+    check_chain(chain)
+    _settle(chain, chain.fitted)
+    chain.seen = {need: [each[at] for at in kept] for need, each in chain.seen.items()}
+    return {need: [each[at] for at in kept] for need, each in found.items()}
+
+
+def _num_values(statistic: Any) -> int:
+    return int((statistic.finite if isinstance(statistic, Moments) else statistic).count)
 
 
 def _with_codes(data: Any) -> Any:
@@ -130,7 +159,16 @@ def _has_wide_values(need: Need, statistic: Any) -> bool:
         facts = (moments.mean, moments.std, float(moments.min), float(moments.max))
     else:
         return False
-    return facts[2] < facts[3] and is_wide(*map(float, facts))  # not where there is one value, or none
+    return _is_wide(*map(float, facts))
+
+
+def _is_wide(mean: float, scale: float, low: float, high: float) -> bool:
+    """Tell whether rounding to float32 would move a value by more than a thousandth of the standard deviation."""
+    largest = max(abs(low), abs(high), abs(mean))
+    if not low < high:  # one value, or none: its rounding is that of the mean
+        return low == high and largest > _FLOAT32_RANGE[1]
+    outside = not _FLOAT32_RANGE[0] < scale < _FLOAT32_RANGE[1] or largest > _FLOAT32_RANGE[1]
+    return outside or largest * _FLOAT32_EPSILON > scale * 1e-3
 
 
 def fit_alone(transform: Transform, given: Given, seen: FitState | None = None) -> FitState | None:
@@ -156,23 +194,23 @@ def fit_alone(transform: Transform, given: Given, seen: FitState | None = None) 
 
 
 def _settle(chain: Chain, stop: int) -> None:
-    """Say what goes into the steps that are known."""
+    """Say what goes into the steps that are known; there is nothing to say where no column is left."""
+    if not chain.names:
+        return
     names = chain.names
     for step in chain.steps[:stop]:
-        if not hasattr(step, "n_features_in_"):
-            step.n_features_in_ = len(names)
-            step.feature_names_in_ = np.array(names, dtype=object)
+        step._begin(names)
         names = tuple(str(name) for name in step.get_feature_names_out(None))
     chain.fitted = max(chain.fitted, stop)
 
 
 def _learn(chain: Chain, start: int, steps: Sequence[int], given: Mapping[Need, Sequence[Any]]) -> None:
+    if not chain.names:
+        return
     names = chain.names_at(start)
     for number in range(start, (max(steps) if steps else start - 1) + 1):
         step = chain.steps[number]
-        if not hasattr(step, "n_features_in_"):
-            step.n_features_in_ = len(names)
-            step.feature_names_in_ = np.array(names, dtype=object)
+        step._begin(names)
         if number in steps and not step._is_stateless:
             found = {}
             for name, need in step._needs().items():

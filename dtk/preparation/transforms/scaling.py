@@ -116,7 +116,8 @@ def is_constant(mean: Any, variance: Any, count: Any) -> Any:
         bool [columns].
     """
     epsilon = np.finfo(np.float64).eps
-    return (variance <= count * epsilon * variance + (count * mean * epsilon) ** 2) | (variance == 0)
+    with np.errstate(over="ignore"):
+        return (variance <= count * epsilon * variance + (count * mean * epsilon) ** 2) | (variance == 0)
 
 
 def scale_of(mean: NDArray[Any], variance: NDArray[Any], count: NDArray[Any]) -> NDArray[Any]:

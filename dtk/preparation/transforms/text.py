@@ -73,6 +73,9 @@ class TextNormalizer(Transform):
             except pa.ArrowInvalid as error:
                 raise ArgumentError(f"replace={pattern!r}: {error}") from None
 
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        check_text(names, types)
+
     def _clean(self, columns: Columns) -> list[pa.ChunkedArray]:
         return [
             pa.chunked_array([self._clean_chunk(chunk) for chunk in column.chunks], pa.large_string())
@@ -175,6 +178,9 @@ class CountVectorizer(Transform):
         for name in ("max_df", "min_df"):
             checked_share(name, getattr(self, name), 1)
 
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        check_text(names, types)
+
     def _options(self) -> dict[str, Any]:
         words = ENGLISH_STOP_WORDS if isinstance(self.stop_words, str) else self.stop_words or ()
         options = {"lowercase": self.lowercase, "min_length": 2, "stop_words": tuple(sorted(words))}
@@ -215,6 +221,9 @@ class CountVectorizer(Transform):
     @property
     def _num_encoded(self) -> int:
         return sum(map(len, self.terms_))
+
+    def _planned_encoded(self, num_columns: int) -> int:
+        return num_columns * self.max_features
 
     def _forward(self, x: Any, p: Mapping[str, Any], xp: Any) -> Any:
         return xp.astype(x > 0, x.dtype) if self.binary else x

@@ -34,6 +34,7 @@ class _Tokenizer(Transform):
 
     _kind = "category"
     _codes: ClassVar[bool] = True
+    _gives_codes: ClassVar[bool] = True
 
     vocab_size: int
     length: int
@@ -46,6 +47,9 @@ class _Tokenizer(Transform):
         if self.length < 1:
             refuse("length", self.length, "at least 1")
 
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        check_text(names, types)
+
     def _encode(self, names: Sequence[str], columns: Columns) -> NDArray[np.int64]:
         check_text(names, [column.type for column in columns])
         return np.concatenate([self._tokens(column) for column in columns], axis=1)
@@ -57,6 +61,14 @@ class _Tokenizer(Transform):
     @property
     def _num_encoded(self) -> int:
         return int(self.n_features_in_) * self.length
+
+    def _planned_encoded(self, num_columns: int) -> int:
+        return num_columns * self.length
+
+    @property
+    def cardinalities_(self) -> list[int]:
+        """How many tokens there are at each position: what an embedding needs."""
+        return [self.vocab_size] * self._num_encoded
 
     def _forward(self, x: Any, p: Mapping[str, Any], xp: Any) -> Any:
         return x

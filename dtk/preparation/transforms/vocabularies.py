@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dtk.errors import DataError
 from dtk.preparation.schema import positional_names
 from dtk.preparation.transforms.base import Columns, Need, Transform
-from dtk.preparation.values import Value, lookup, vocabulary_keys
+from dtk.preparation.values import Value, check_type, lookup, vocabulary_keys
 from dtk.statistics import Categories
 
 __all__ = [
@@ -53,6 +53,10 @@ class CategoryEncoder(Transform):
 
     def _needs(self) -> Mapping[str, Need]:
         return {"counts": _COUNTS}
+
+    def _check_again(self, names: Sequence[str], types: Sequence[pa.DataType]) -> None:
+        for name, found, (keys, _) in zip(names, types, self._lookups, strict=True):
+            check_type(name, found, "category", keys.type)
 
     @property
     def _names(self) -> Sequence[str]:
@@ -149,6 +153,8 @@ def positions_in(name: str, column: pa.ChunkedArray, keys: pa.Array) -> NDArray[
     positions = lookup(name, column, keys)
     unknown = np.flatnonzero(positions < 0)
     if len(unknown):
+        if pa.types.is_string_view(column.type):
+            column = column.cast(pa.large_string())  # views can't be taken from
         is_missing = _is_missing(column.take(pa.array(unknown)))
         positions[unknown[is_missing]] = MISSING
     return positions

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtk.errors import ArgumentError, DataError
-from dtk.preparation.columns import DateColumn
 from dtk.preparation.transforms import ColumnTransformer, DateFeatures, OneHotEncoder, ParseDates, SimpleImputer
 from dtk.preparation.transforms.dates import DateSpread
 from tests.preparation.transforms.common import as_array, assert_same, assert_transforms_alike, assert_two_stages_alike
@@ -49,18 +48,18 @@ def test_linear_parts_are_those_of_pandas(frame):
     assert found.get_feature_names_out()[:2].tolist() == ["when_year", "when_month"]
 
 
-def test_the_default_is_what_a_table_preparation_makes(frame):
+def test_the_default_is_the_cyclic_parts_that_vary(frame):
     found = DateFeatures().fit(frame)
     assert found.parts_ == [["month", "weekday", "hour"], ["month", "weekday"], ["month", "weekday", "hour"]]
     out = found.transform(frame)
     start = 0
     for name, parts in zip(frame, found.parts_, strict=True):
-        column = DateColumn(name, tuple(parts), "Asia/Tokyo" if name == "zoned" else None)
-        values = pa.chunked_array([pa.array(frame[name])])
-        expected = np.stack(column.encode(values), axis=1)
+        first, period = np.array([{"month": (1, 12), "weekday": (0, 7), "hour": (0, 24)}[part] for part in parts]).T
+        angles = 2 * np.pi * (by_pandas(frame[name], parts) - first) / period
+        expected = np.stack([np.sin(angles), np.cos(angles)], axis=2).reshape(len(frame), -1)
         assert_same(out[:, start : start + 2 * len(parts)], expected, atol=1e-6)
         names = found.get_feature_names_out()[start : start + 2 * len(parts)]
-        assert names.tolist() == [feature.name for feature in column.features]
+        assert names.tolist() == [f"{name}_{part}_{wave}" for part in parts for wave in ("sin", "cos")]
         start += 2 * len(parts)
 
 

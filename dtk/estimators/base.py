@@ -74,7 +74,9 @@ class TorchEstimator(BaseEstimator):
 
     Parameters
     ----------
-    model, target, epochs, learning_rate, batch_size, patience, kinds, columns, memory, ranks, random_state, progress
+    model, target, epochs, learning_rate, batch_size, patience, kinds, columns : object
+        As for `TorchClassifier`.
+    memory, ranks, random_state, progress : object
         As for `TorchClassifier`.
     """
 

@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.fit import seen_of, target_chain, target_of
@@ -16,6 +16,7 @@ from dtk.preparation.groups import chains_of, own_steps
 from dtk.preparation.target import Target, choose_task
 from dtk.preparation.transforms import ColumnTransformer
 from dtk.preparation.transforms.chains import Chain, check_chain, plan_passes
+from dtk.preparation.transforms.composition import DTYPES
 from dtk.preparation.transforms.parts import planned_part
 from dtk.preparation.transforms.passes import fit_chains
 from dtk.preparation.values import KINDS, check_type
@@ -227,11 +228,35 @@ class TablePreparation:
         TablePreparation
             Ready to use.
         """
-        preparation = cls()
-        preparation._kinds = dict.fromkeys(columns, "number")
-        preparation._seen = [{"name": name, "kind": "number"} for name in columns]
         chain = Chain(tuple(columns), (pa.float64(),) * len(columns), [])
-        preparation._transformer = ColumnTransformer.of_fitted([("raw", chain)] if columns else [], [[]], 0)
+        return cls.of(ColumnTransformer.of_fitted([("raw", chain)] if columns else [], [[]], 0))
+
+    @classmethod
+    def of(cls, transformer: ColumnTransformer) -> Self:
+        """Make a preparation of transforms that are fitted already.
+
+        Parameters
+        ----------
+        transformer : ColumnTransformer
+            Fitted.
+
+        Returns
+        -------
+        TablePreparation
+            That encodes the same, for a bundle to carry.
+
+        Raises
+        ------
+        NotFittedError
+            If it is not fitted.
+        """
+        preparation = cls()
+        check_is_fitted(transformer)
+        for _, steps, names in transformer.transformers_:
+            kind = steps[0]._kind if steps and steps[0]._kind in KINDS else "number"
+            preparation._kinds |= dict.fromkeys(names, kind)
+        preparation._seen = [seen_of(name, kind, None, 0) for name, kind in preparation._kinds.items()]
+        preparation._transformer = transformer
         return preparation
 
     @property
@@ -244,7 +269,7 @@ class TablePreparation:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that are read, in the order of the inputs."""
-        assert self.transformer is not None
+        self.transformer  # noqa: B018  # refuses what is not fitted
         return tuple(self._kinds)
 
     @property
@@ -306,15 +331,14 @@ class TablePreparation:
         from dtk.loader import Field
 
         kinds = self._choose_kinds(schema, inputs, target, weight)
-        widths = {"inputs": 0, "codes": 0}
+        widths = dict.fromkeys(DTYPES, 0)
         chains = [chain for _, chain in chains_of(schema, kinds, self._own, self._max_categories)]
         for chain in chains:
             check_chain(chain, target)
             field, width = planned_part(chain.steps, len(chain.names))
             widths[field] += width
-        types = {"inputs": np.float32, "codes": np.int64}
         read = {name for chain in chains for name in chain.names}
-        fields = {name: Field(np.dtype(types[name]), (width,)) for name, width in widths.items() if width}
+        fields = {name: Field(DTYPES[name], (width,)) for name, width in widths.items() if width}
         return tuple(name for name in kinds if name in read), fields
 
     def check(self, schema: pa.Schema) -> None:

@@ -15,6 +15,7 @@ from dtk.evaluation import make_metrics
 from dtk.loader import Loader
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model, count_outputs
 from dtk.preparation import ClassTarget, SampleEncoder, TablePreparation, Target
+from dtk.preparation.transforms import ColumnTransformer
 from dtk.training.checkpoints.directory import Checkpoint
 from dtk.training.loop.callbacks import Callback
 from dtk.training.loop.checks import check_loss, check_recipe, plain_target
@@ -234,8 +235,13 @@ def _preparation_of(loader: Loader) -> TablePreparation:
     if preparation is None:
         names = [name for name in loader.encoder.columns if name not in (loader.target, loader.weight)]
         preparation = TablePreparation.raw(names)
+    if isinstance(preparation, ColumnTransformer):
+        return TablePreparation.of(preparation)
     if not isinstance(preparation, TablePreparation):
-        raise ArgumentError(f"loader.preparation={preparation!r} must be a TablePreparation for a bundle to carry it")
+        raise ArgumentError(
+            f"loader.preparation={preparation!r} must be a TablePreparation or a ColumnTransformer of dtk, for a "
+            "bundle to carry it"
+        )
     return preparation
 
 

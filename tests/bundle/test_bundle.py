@@ -50,7 +50,7 @@ def make_bundle(target: str = "late", model: ModelSpec = "mlp", task: str | None
     preparation = TablePreparation().fit(make_frame(), inputs=INPUTS, target=target, task=task)
     fitted = preparation.target
     assert fitted is not None
-    schema = ModelSchema(len(preparation.features), preparation.cardinalities, fitted.num_outputs)
+    schema = ModelSchema(len(preparation.feature_names), preparation.cardinalities, fitted.num_outputs)
     network = build(model, schema, seed=7)
     return Bundle.from_network(
         PreparedModel(preparation.as_module(), network),

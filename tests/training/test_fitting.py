@@ -23,6 +23,7 @@ from dtk.bundle import load
 from dtk.errors import ArgumentError, ClusterError, DataError, MemoryLimitError, RankError
 from dtk.loader import Loader
 from dtk.preparation import ClassTarget, SampleEncoder, TablePreparation
+from dtk.preparation.transforms import ColumnTransformer, PowerTransformer
 from dtk.training import train
 from dtk.training.run import plan_rank_memory
 
@@ -148,6 +149,18 @@ class Partly(nn.Module):
     def forward(self, inputs):
         outputs = self.inner(inputs)
         return outputs if self.training else outputs + 0 * self.late(outputs)
+
+
+def test_a_column_transformer_travels_in_the_bundle(parquet, tmp_path):
+    columns = ColumnTransformer([("x", [PowerTransformer()], ["x0", "x1"]), ("other", "passthrough", ["x2"])])
+    columns.fit(pd.read_parquet(parquet)[["x0", "x1", "x2"]])
+    bundle = train(net(), loader_of(parquet, preparation=columns))
+    bundle.save(tmp_path / "own.bundle")
+    again = load(tmp_path / "own.bundle", module=net())
+    frame = pd.read_parquet(parquet)
+    np.testing.assert_array_equal(again.predict(frame), bundle.predict(frame))
+    outputs = bundle.network()(torch.from_numpy(columns.transform(frame[["x0", "x1", "x2"]]).astype("f4")))
+    assert (outputs.argmax(1).numpy() == bundle.predict(frame)).mean() > 0.999
 
 
 def test_a_weight_of_the_encoder_and_parameters_without_use_on_two_ranks(client, parquet):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 
     from dtk.loader import Field, Packed
 
-__all__ = ["ColumnTransformer"]
+__all__ = ["DTYPES", "ColumnTransformer"]
+
+DTYPES: Final[dict[str, np.dtype[Any]]] = {"inputs": np.dtype(np.float32), "codes": np.dtype(np.int64)}
+"""Of what `ColumnTransformer.encode` returns."""
 
 Step = Transform | str | Mapping[str, Any]
 Steps = Step | Sequence[Step]
@@ -178,8 +181,7 @@ class ColumnTransformer(Transform):
         return made
 
     def _set_fitted(self, groups: Sequence[tuple[str, Chain]], wide: Sequence[Sequence[int]], num_passes: int) -> None:
-        for name in ("_parts", "fields"):
-            self.__dict__.pop(name, None)
+        self.__dict__.pop("_parts", None)
         self.transformers_ = [(name, list(chain.steps), list(chain.names)) for name, chain in groups]
         self.num_passes_ = num_passes
         self.wide_ = [list(columns) for columns in wide]
@@ -287,16 +289,15 @@ class ColumnTransformer(Transform):
             for name in (steps[-1].get_feature_names_out(None) if steps else names)
         )
 
-    @cached_property
+    @property
     def fields(self) -> dict[str, Field]:
         """What `encode` returns, by name: dtype, and shape of one sample."""
         from dtk.loader import Field
 
-        widths = {"inputs": 0, "codes": 0}
+        widths = dict.fromkeys(DTYPES, 0)
         for part in self._parts:
             widths[part.field] += part.width
-        types = {"inputs": np.float32, "codes": np.int64}
-        return {name: Field(np.dtype(types[name]), (width,)) for name, width in widths.items() if width}
+        return {name: Field(DTYPES[name], (width,)) for name, width in widths.items() if width}
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -356,7 +357,7 @@ class ColumnTransformer(Transform):
         encoded: dict[str, list[Any]] = {}
         for part in self._parts:
             encoded.setdefault(part.field, []).extend(part.encode(table))
-        return {name: Packed(columns, self.fields[name].dtype) for name, columns in encoded.items()}
+        return {name: Packed(columns, DTYPES[name]) for name, columns in encoded.items()}
 
     def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         """Turn rows into arrays: the first stage.

@@ -12,6 +12,7 @@ from dtk.arguments import is_whole
 from dtk.errors import ArgumentError
 from dtk.loader import Loader
 from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, Target
+from dtk.preparation.transforms import ColumnTransformer
 from dtk.training.loop.callbacks import Callback
 from dtk.training.loop.losses import Loss, goal_of, weighted_sum
 from dtk.training.loop.recipe import Recipe
@@ -119,7 +120,7 @@ def _fitted(loader: Loader) -> tuple[Any, Any]:
     if isinstance(encoder, SampleEncoder):
         encoder, target = encoder.preparation, encoder.target
     return (
-        encoder.to_dict() if isinstance(encoder, TablePreparation) else encoder,
+        encoder.to_dict() if isinstance(encoder, TablePreparation | ColumnTransformer) else encoder,
         None if target is None else target.to_dict() | {"counts": None},
     )
 

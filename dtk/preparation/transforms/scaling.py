@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtk.preparation.transforms.base import SAMPLE, Elementwise, Found, Need, quantiles_of, refuse
+from dtk.preparation.transforms.base import SAMPLE, Found, Need, quantiles_of, refuse
+from dtk.preparation.transforms.inverses import Invertible
 from dtk.statistics import Moments
 
 __all__ = ["MaxAbsScaler", "MinMaxScaler", "RobustScaler", "StandardScaler"]
@@ -16,7 +17,7 @@ __all__ = ["MaxAbsScaler", "MinMaxScaler", "RobustScaler", "StandardScaler"]
 _MOMENTS = Need(Moments)
 
 
-class _Affine(Elementwise):
+class _Affine(Invertible):
     """Maps x to ``(x - center) / scale``."""
 
     def _center_and_scale(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -39,22 +40,9 @@ class _Affine(Elementwise):
     def _forward(self, x: Any, p: Mapping[str, Any], xp: Any) -> Any:
         return (x - p["center"]) / p["scale"]
 
-    def inverse_transform(self, X: Any) -> NDArray[Any]:
-        """Undo `transform`.
-
-        Parameters
-        ----------
-        X : array
-            Shape [rows, columns].
-
-        Returns
-        -------
-        numpy.ndarray
-            Float [rows, columns].
-        """
+    def _inverse(self, y: NDArray[Any]) -> NDArray[Any]:
         center, scale = self._center_and_scale()
-        X = np.asarray(X)
-        return np.asarray(X * scale + center, X.dtype if X.dtype.kind == "f" else np.float64)
+        return np.asarray(y * scale + center)
 
 
 class StandardScaler(_Affine):

@@ -15,7 +15,8 @@ from dtk.errors import ArgumentError
 from dtk.preparation.schema import positional_names
 from dtk.preparation.transforms.base import SAMPLE, Elementwise, Found, Need, refuse
 from dtk.preparation.transforms.inverses import checked_features, columns_as_array, positions_of
-from dtk.statistics import Moments, to_floats
+from dtk.preparation.transforms.samples import finite_values
+from dtk.statistics import Moments
 
 __all__ = ["Binarizer", "KBinsDiscretizer"]
 
@@ -116,8 +117,7 @@ class KBinsDiscretizer(Elementwise):
 
     def _edges(self, name: str, statistic: Any, n_bins: int) -> NDArray[np.float64]:
         if self.strategy == "quantile":
-            values = to_floats(statistic.values)
-            values = values[np.isfinite(values)]
+            values = finite_values(statistic)
             low, high = (values.min(), values.max()) if len(values) else (np.nan, np.nan)
         else:
             moments = statistic.finite

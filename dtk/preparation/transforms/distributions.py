@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from dtk.errors import DataError
 from dtk.preparation.transforms.base import SAMPLE, Elementwise, Found, Need, refuse
 from dtk.preparation.transforms.inverses import Invertible
+from dtk.preparation.transforms.samples import finite_values
 from dtk.preparation.transforms.scaling import is_constant, scale_of
-from dtk.statistics import RowSample, to_floats
+from dtk.statistics import RowSample
 
 __all__ = ["Clip", "LogTransformer", "PowerTransformer", "QuantileTransformer"]
 
@@ -74,7 +75,7 @@ class QuantileTransformer(Invertible):
         self.references_ = np.linspace(0, 1, self.n_quantiles_)
         columns = []
         for each in samples:
-            values = _finite(each)
+            values = finite_values(each)
             at = np.quantile(values, self.references_) if len(values) else np.full(self.n_quantiles_, np.nan)
             columns.append(np.maximum.accumulate(at))  # interpolation can undo their order by the last digit
         self.quantiles_ = np.stack(columns, 1)
@@ -109,11 +110,6 @@ class QuantileTransformer(Invertible):
         x = np.stack(columns, 1)
         x = np.where(shares + bound > 1, self.quantiles_[-1], x)
         return np.where(np.isnan(y), y, np.where(shares - bound < 0, self.quantiles_[0], x))
-
-
-def _finite(sample: RowSample) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = to_floats(sample.values)
-    return values[np.isfinite(values)]
 
 
 def _shares(x: Any, quantiles: Any, references: Any, xp: Any) -> Any:
@@ -191,7 +187,7 @@ class PowerTransformer(Invertible):
         return {"sample": SAMPLE}
 
     def _learn(self, found: Found) -> None:
-        columns = [np.sort(_finite(each)) for each in found["sample"]]  # sums then do not depend on the chunks
+        columns = [np.sort(finite_values(each)) for each in found["sample"]]  # sums then do not depend on the chunks
         with np.errstate(all="ignore"):
             self.lambdas_ = np.array([self._power(number, values) for number, values in enumerate(columns)])
             facts = []
@@ -343,7 +339,7 @@ class Clip(Elementwise):
     def _learn(self, found: Found) -> None:
         bounds = []
         for each in found["sample"]:
-            values = _finite(each)
+            values = finite_values(each)
             shares = (self.low, self.high) if len(values) else (None, None)
             open_ends = (-np.inf, np.inf)
             bounds.append(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dtk.preparation.transforms.base import SAMPLE, Found, Need, quantiles_of, refuse
 from dtk.preparation.transforms.inverses import Invertible
+from dtk.preparation.transforms.samples import finite_samples
 from dtk.statistics import Moments
 
 __all__ = ["MaxAbsScaler", "MinMaxScaler", "RobustScaler", "StandardScaler"]
@@ -208,7 +209,8 @@ class MaxAbsScaler(_Affine):
 class RobustScaler(_Affine):
     """Shift each column by its median and scale it by a range of quantiles, as `sklearn.preprocessing.RobustScaler`.
 
-    Quantiles are exact up to a million rows, and beyond that those of a random sample of a million.
+    Quantiles are exact up to a million rows, and beyond that those of a random sample of a million. Missing values stay
+    missing; infinite ones do not count in the fit.
 
     Parameters
     ----------
@@ -257,7 +259,7 @@ class RobustScaler(_Affine):
         return {"sample": SAMPLE} if self.with_centering or self.with_scaling else {}
 
     def _learn(self, found: Found) -> None:
-        samples = found["sample"]
+        samples = finite_samples(found["sample"])
         low, high = self.quantile_range
         found_at = quantiles_of(samples, [low / 100, 0.5, high / 100])
         self.rank_error_ = max((each.rank_error for each in samples), default=0.0)

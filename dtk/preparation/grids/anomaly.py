@@ -114,6 +114,12 @@ class Anomaly(GridTransform):
         if self.dim not in data.coords:
             raise DataError(f"the data has no coordinate {self.dim!r}; pass dim=..., or assign dates to it")
         time = data[self.dim]
+        num_missing = int(time.isnull().sum())
+        if num_missing:
+            raise DataError(
+                f"coordinate {self.dim!r} holds {num_missing} missing dates, which belong to no group; leave them "
+                f"out with data.sel({self.dim}=data[{self.dim!r}].notnull())"
+            )
         try:
             return np.asarray(getattr(time.dt, self.by).values)
         except (AttributeError, TypeError) as error:

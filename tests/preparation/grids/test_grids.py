@@ -356,3 +356,18 @@ def test_a_mask_is_added_to_data_without_any_time() -> None:
     mask = Mask(add_indicator=True).fit(data)
     whole = mask.transform(data)
     xr.testing.assert_identical(mask.transform(data.isel(time=slice(0)))["q_mask"], whole["q_mask"])
+
+
+def test_labels_that_say_nothing_are_refused() -> None:
+    data = grid()
+    lacking = data.assign_coords(time=data["time"].where(data["time"] != data["time"][3]))
+    with pytest.raises(DataError, match=r"coordinate 'time' holds 1 missing dates.*; leave them out with data\.sel"):
+        Anomaly().fit(lacking)
+    Anomaly().fit(lacking.sel(time=lacking["time"].notnull()))
+    twice = data.assign_coords(lat=[0, 1, 1, 2])
+    scaler = GridScaler(["lat"]).fit(twice)
+    xr.testing.assert_allclose(
+        scaler.transform(twice), GridScaler(["lat"]).fit_transform(data).assign_coords(twice.coords)
+    )
+    with pytest.raises(DataError, match="lat=1 was there several times at fit, and variable 't' has other labels"):
+        scaler.transform(twice.isel(lat=[0, 3]))

@@ -36,7 +36,7 @@ class Invertible(Elementwise):
         NotFittedError
             If there was no fit.
         ArgumentError
-            If it has another number of columns than the fit.
+            If it has another number of columns than the fit, or is not in memory.
         """
         check_is_fitted(self)
         X = checked_features(X, int(self.n_features_in_))
@@ -66,8 +66,13 @@ def checked_features(X: Any, width: int) -> NDArray[Any]:
     Raises
     ------
     ArgumentError
-        If it has another shape.
+        If it has another shape, or is not in memory.
     """
+    if hasattr(X, "dask"):
+        raise ArgumentError(
+            "X is lazy, and inverse_transform takes what is in memory; call X.compute() first, or X.map_blocks("
+            "transform.inverse_transform, dtype=..., chunks=...) of a Dask array that is in one block along its columns"
+        )
     values = np.asarray(X)
     if values.ndim != 2 or values.shape[1] != width:
         raise ArgumentError(f"X has the shape {values.shape}, and what comes out of transform has {width} columns")

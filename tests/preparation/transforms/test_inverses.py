@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import dask
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -25,7 +27,7 @@ from dtk.preparation.transforms import (
     RobustScaler,
     StandardScaler,
 )
-from tests.preparation.transforms.common import assert_same
+from tests.preparation.transforms.common import assert_same, refuse
 from tests.preparation.transforms.test_categories import ONE_HOT, ORDINAL, VALUES, theirs_of
 
 DTYPES = {"words": "str", "whole": "int64", "floats": "float64", "booleans": "bool"}
@@ -163,6 +165,16 @@ def test_what_cannot_come_out_is_refused(transform):
     fitted = transform.fit(x)
     with pytest.raises(ArgumentError, match=r"X has the shape \(2, 1\), and what comes out of transform has [36] col"):
         fitted.inverse_transform(np.ones((2, 1)))
+
+
+def test_what_is_lazy_is_not_computed_behind_the_back():
+    x = np.arange(12.0).reshape(6, 2)
+    scaler = StandardScaler().fit(x)
+    lazy = da.from_array(scaler.transform(x), chunks=(2, 2))
+    with dask.config.set(scheduler=refuse), pytest.raises(ArgumentError, match=r"X is lazy, .* X\.map_blocks\("):
+        scaler.inverse_transform(lazy)
+    found = lazy.map_blocks(scaler.inverse_transform, dtype=np.float64)
+    np.testing.assert_allclose(found.compute(scheduler="sync"), x)
 
 
 def test_numbers_that_no_category_has_are_refused():

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import pandas as pd
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError, SourceError
-from dtk.preparation.transforms.state import decode, encode
+from dtk.preparation.stored import StoredTransform
 
 __all__ = ["FrameTransform", "check_columns", "is_lazy", "number_columns"]
 
 
-class FrameTransform(BaseEstimator):
+class FrameTransform(StoredTransform):
     """A step of preparation of whole DataFrames, of pandas or Dask.
 
     It follows scikit-learn's conventions (`fit` returns the object, fitted attributes end with an underscore,
@@ -52,13 +50,18 @@ class FrameTransform(BaseEstimator):
         ArgumentError
             If a parameter is out of its range, or names an unknown column.
         DataError
-            If a column cannot be read.
+            If a column cannot be read, or its name is no text.
         SourceError
             If `data` is no DataFrame.
         """
         is_lazy(data)
+        others = [name for name in data.columns if not isinstance(name, str)]
+        if others:
+            raise DataError(
+                f"column {others[0]!r} has a name that is no text; rename all with data.columns.astype(str)"
+            )
         self._fit(data)
-        self.feature_names_in_ = [str(name) for name in data.columns]
+        self.feature_names_in_ = list(data.columns)
         return self
 
     def transform(self, data: Any) -> Any:
@@ -108,47 +111,6 @@ class FrameTransform(BaseEstimator):
             As `transform` returns.
         """
         return self.fit(data).transform(data)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return all that `from_dict` needs, as plain JSON values.
-
-        Returns
-        -------
-        dict
-            Parameters and what was fitted, to the last bit.
-        """
-        fitted = {name: value for name, value in vars(self).items() if name.endswith("_") and name[0] != "_"}
-        return {
-            "as": type(self).__name__,
-            "parameters": {name: encode(value) for name, value in self.get_params(deep=False).items()},
-            "fitted": {name: encode(value) for name, value in fitted.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Rebuild a transform.
-
-        Parameters
-        ----------
-        state : mapping
-            What `to_dict` returned, also after a round trip through JSON.
-
-        Returns
-        -------
-        FrameTransform
-            That computes the same, bit for bit.
-
-        Raises
-        ------
-        DataError
-            If it is the state of another class.
-        """
-        if state.get("as") != cls.__name__:
-            raise DataError(f"the state is of {state.get('as')!r}, and not of {cls.__name__!r}")
-        made = cls(**{name: decode(value) for name, value in state["parameters"].items()})
-        for name, value in state["fitted"].items():
-            setattr(made, name, decode(value))
-        return made
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "feature_names_in_")

@@ -14,6 +14,7 @@ from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.grids.base import GridTransform, float_type, opened
 from dtk.preparation.grids.cells import aligned, map_cells
+from dtk.preparation.grids.planning import plan_grid_fit
 from dtk.preparation.grids.scaler import channel_names, fitted_grid, safe_scale, shift_and_scale
 from dtk.statistics import GridGroups, scan_grid
 
@@ -54,8 +55,9 @@ class Anomaly(GridTransform):
     Notes
     -----
     The fit is one pass. A thread holds 48 bytes for each group and point of the variables that it reads, and the
-    transform keeps 16: 366 days of a million points are 17 GB in the fit, so choose months, or fewer `dims`, for such
-    grids. The 366th day has leap years alone.
+    transform keeps 24: 366 days of a million points are 17 GB in the fit, so choose months, or fewer `dims`, for such
+    grids. A fit of which one task needs more than a worker has, or the result more than this machine, is refused before
+    anything is read. The 366th day has leap years alone.
 
     Examples
     --------
@@ -94,6 +96,10 @@ class Anomaly(GridTransform):
         if self.dim in keep:
             raise ArgumentError(f"dims={keep!r} must not keep {self.dim!r}, which is grouped")
         known, codes = np.unique(labels, return_inverse=True)
+        plan_grid_fit(dataset, names, keep, len(known)).check(
+            f"by={self.by!r} with dims={keep!r}",
+            "choose larger groups, such as by='month', fewer dims=, or fewer variables=",
+        )
         groups = GridGroups(self.by, self.dim, codes.astype(np.int64), len(known))
         found = scan_grid(dataset, keep, variables=names, groups=groups, label="fit")
         coords = {self.by: known}
@@ -108,6 +114,12 @@ class Anomaly(GridTransform):
         if self.dim not in data.coords:
             raise DataError(f"the data has no coordinate {self.dim!r}; pass dim=..., or assign dates to it")
         time = data[self.dim]
+        num_missing = int(time.isnull().sum())
+        if num_missing:
+            raise DataError(
+                f"coordinate {self.dim!r} holds {num_missing} missing dates, which belong to no group; leave them "
+                f"out with data.sel({self.dim}=data[{self.dim!r}].notnull())"
+            )
         try:
             return np.asarray(getattr(time.dt, self.by).values)
         except (AttributeError, TypeError) as error:

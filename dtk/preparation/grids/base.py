@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 import xarray as xr
-from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from dtk.config import did_you_mean
 from dtk.errors import ArgumentError, DataError, SourceError
 from dtk.preparation.grids.state import decode_grid, encode_grid
+from dtk.preparation.stored import StoredTransform
 from dtk.sources.datasets import as_dataset
 
 __all__ = ["GridTransform", "opened"]
 
 
-class GridTransform(BaseEstimator):
+class GridTransform(StoredTransform):
     """A step of preparation of grids: xarray in, xarray out.
 
     It follows scikit-learn's conventions (`fit` returns the object, fitted attributes end with an underscore,
@@ -139,46 +139,13 @@ class GridTransform(BaseEstimator):
         """
         return self.fit(data).transform(data)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return all that `from_dict` needs, as plain JSON values.
+    @staticmethod
+    def _encoded(value: Any) -> Any:
+        return encode_grid(value)
 
-        Returns
-        -------
-        dict
-            Parameters and what was fitted, to the last bit.
-        """
-        fitted = {name: value for name, value in vars(self).items() if name.endswith("_") and name[0] != "_"}
-        return {
-            "as": type(self).__name__,
-            "parameters": {name: encode_grid(value) for name, value in self.get_params(deep=False).items()},
-            "fitted": {name: encode_grid(value) for name, value in fitted.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> Self:
-        """Rebuild a transform.
-
-        Parameters
-        ----------
-        state : mapping
-            What `to_dict` returned, also after a round trip through JSON.
-
-        Returns
-        -------
-        GridTransform
-            That computes the same, bit for bit.
-
-        Raises
-        ------
-        DataError
-            If it is the state of another class.
-        """
-        if state.get("as") != cls.__name__:
-            raise DataError(f"the state is of {state.get('as')!r}, and not of {cls.__name__!r}")
-        made = cls(**{name: decode_grid(value) for name, value in state["parameters"].items()})
-        for name, value in state["fitted"].items():
-            setattr(made, name, decode_grid(value))
-        return made
+    @staticmethod
+    def _decoded(value: Any) -> Any:
+        return decode_grid(value)
 
     def _mapped(self, data: xr.Dataset | xr.DataArray, *, is_inverse: bool) -> Any:
         check_is_fitted(self)

@@ -116,6 +116,12 @@ def aligned(parameter: xr.DataArray, array: xr.DataArray, name: str, *, whole: S
                         f"variable {name!r} has {dim}={unknown[0]}, one of {len(unknown)} labels that the fit did "
                         "not see; select those of the fit, or fit anew"
                     )
+                if not labels.is_unique:
+                    twice = labels[labels.duplicated()][0]
+                    raise DataError(
+                        f"{dim}={twice} was there several times at fit, and variable {name!r} has other labels; drop "
+                        "the duplicates, and fit anew"
+                    )
                 parameter = parameter.isel({dim: labels.get_indexer(wanted)})
         elif parameter.sizes[dim] != array.sizes[dim]:
             raise DataError(

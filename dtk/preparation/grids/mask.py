@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.grids.base import GridTransform, float_type
 from dtk.preparation.grids.cells import aligned, map_cells
+from dtk.preparation.grids.planning import plan_grid_fit
 from dtk.preparation.grids.scaler import channel_names
 from dtk.statistics import scan_grid
 
@@ -87,6 +88,7 @@ class Mask(GridTransform):
                 aligned(self.mask_[name], dataset[name], name)
             return
         keep = [dim for dim in self.sizes_ if dim != self.dim]
+        plan_grid_fit(dataset, names, keep, 1).check("mask=None", "pass mask=..., or fewer variables=")
         found = scan_grid(dataset, keep, variables=names, label="fit")
         kept = {dim: dataset.indexes[dim].values for dim in keep if dim in dataset.indexes}
         masks = {name: xr.DataArray(one.count == 0, dims=one.dims) for name, one in found.items()}
@@ -109,8 +111,7 @@ class Mask(GridTransform):
             if f"{name}_mask" in dataset.variables:
                 raise DataError(f"variable '{name}_mask' is there already; rename it, or leave add_indicator out")
             if name in dataset.data_vars:
-                array = dataset[name].isel({self.dim: 0}, drop=True)
-                mask = aligned(self.mask_[name], array, name)
+                mask = aligned(self.mask_[name], dataset[name], name)
                 added[f"{name}_mask"] = mask.astype(np.float32)
         return dataset.assign(added)
 

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from dtk.errors import ArgumentError
 from dtk.preparation.grids.base import GridTransform, float_type
 from dtk.preparation.grids.cells import aligned, map_cells
+from dtk.preparation.grids.planning import plan_grid_fit
 from dtk.statistics import GridMoments, scan_grid
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class GridScaler(GridTransform):
         names = self.variables
         if names is None:
             names = [name for name, dims in self.dims_.items() if set(dims) - set(keep)]
+        plan_grid_fit(dataset, names, keep, 1).check(f"dims={keep!r}", "keep fewer dims=, or fit fewer variables=")
         found = scan_grid(dataset, keep, variables=names, label="fit")
         self.mean_ = fitted_grid(dataset, found, "mean")
         self.scale_ = fitted_grid(dataset, found, "std").map(safe_scale)

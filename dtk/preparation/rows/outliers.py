@@ -14,6 +14,7 @@ import pandas as pd
 from dtk.errors import ArgumentError
 from dtk.preparation.frames import FrameTransform, number_columns
 from dtk.preparation.transforms.base import SAMPLE, Found, Need, Transform, quantiles_of
+from dtk.preparation.transforms.samples import finite_samples
 from dtk.statistics import Moments
 
 __all__ = ["Outliers"]
@@ -127,11 +128,12 @@ class _Bounds(Transform):
             spread = np.array([each.std if each.count else np.nan for each in moments])
             self.lower_, self.upper_ = mean - self._threshold * spread, mean + self._threshold * spread
             return
-        self.rank_error_ = max((each.rank_error for each in found["sample"]), default=0.0)
+        samples = finite_samples(found["sample"])
+        self.rank_error_ = max((each.rank_error for each in samples), default=0.0)
         if self.method == "quantile":
-            self.lower_, self.upper_ = quantiles_of(found["sample"], [self._threshold, 1 - self._threshold]).T
+            self.lower_, self.upper_ = quantiles_of(samples, [self._threshold, 1 - self._threshold]).T
             return
-        low, high = quantiles_of(found["sample"], [0.25, 0.75]).T
+        low, high = quantiles_of(samples, [0.25, 0.75]).T
         self.lower_, self.upper_ = low - self._threshold * (high - low), high + self._threshold * (high - low)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 from dtk.preparation.frames import FrameTransform, check_columns, is_lazy
 from dtk.statistics import scan
 
@@ -53,8 +53,9 @@ class TypeRepair(FrameTransform):
 
     Notes
     -----
-    The fit is one scan, and reports the same however the data is cut. What cannot be read becomes missing: numbers are
-    float64, booleans pandas' ``"boolean"``, dates ``"datetime64[us]"``.
+    The fit is one scan, and reports the same however the data is cut, as long as a column has no more than 200 units.
+    What cannot be read becomes missing: numbers are float64, booleans pandas' ``"boolean"``, dates
+    ``"datetime64[us]"``.
 
     Examples
     --------
@@ -92,6 +93,10 @@ class TypeRepair(FrameTransform):
         for name, kind in wanted.items():
             if kind not in _KINDS:
                 raise ArgumentError(f"columns={{{name!r}: {kind!r}}} must be one of {_KINDS}")
+            if not (_is_text(data.dtypes[name]) or _is_already(data.dtypes[name], kind)):
+                raise DataError(
+                    f"column {name!r} holds {data.dtypes[name]}, no text; leave it out of columns=, or cast it"
+                )
         names = [name for name, dtype in data.dtypes.items() if _is_text(dtype)]
         if self.columns is not None:
             names = [name for name in names if name in wanted]
@@ -209,6 +214,12 @@ def _chosen(tally: _Tally, wanted: str | None, min_share: float) -> dict[str, An
 
 def _is_text(dtype: Any) -> bool:
     return bool(pd.api.types.is_object_dtype(dtype) or pd.api.types.is_string_dtype(dtype))
+
+
+def _is_already(dtype: Any, kind: str) -> bool:
+    types = pd.api.types
+    checks = {"number": types.is_numeric_dtype, "boolean": types.is_bool_dtype, "date": types.is_datetime64_any_dtype}
+    return bool(checks[kind](dtype))
 
 
 def _text(column: pd.Series[Any]) -> pd.Series[Any]:

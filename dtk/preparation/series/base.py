@@ -85,7 +85,7 @@ class SeriesTransform(FrameTransform):
             ordered = ordered.sort_values(self.time, kind="stable")
         found = self._of_series(ordered[self.columns_].astype("float64"), [ordered[name] for name in self._by])
         found = found.sort_index().set_axis(data.index, axis=0)
-        return data.assign(**{str(name): found[name] for name in found.columns})
+        return data.assign(**found)
 
 
 def grouped(values: pd.DataFrame, keys: list[pd.Series[Any]]) -> Any:

@@ -13,7 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.frames import FrameTransform, check_columns, is_lazy, number_columns
-from dtk.statistics import scan
+from dtk.preparation.values import check_type
+from dtk.sources import schema_of
+from dtk.statistics import infer_kind, scan
 
 __all__ = ["GroupScaler"]
 
@@ -72,6 +74,13 @@ class GroupScaler(FrameTransform):
 
     def _fit(self, data: Any) -> None:
         check_columns("by", [self.by], data)
+        found = schema_of(data[[self.by]]).field(self.by).type
+        check_type(self.by, found, "category")
+        if infer_kind(found) == "date":
+            raise DataError(
+                f"column {self.by!r} holds {found}, and series are told apart by text, numbers or booleans; cast it "
+                f"with data.astype({{{self.by!r}: 'str'}})"
+            )
         if self.max_groups < 1:
             raise ArgumentError(f"max_groups={self.max_groups!r} must be at least 1")
         columns = number_columns(self.columns, data, leave_out=[self.by])
@@ -150,9 +159,8 @@ class _GroupMoments:
 
     def sums(self) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """Return counts, means and squares, sorted by group."""
-        count, mean, squares = self.parts[0]
-        order = count.index.sort_values()
-        return count.loc[order], mean.loc[order], squares.loc[order]
+        count, mean, squares = (part.sort_index() for part in self.parts[0])
+        return count, mean, squares
 
     def _take(self, part: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]) -> None:
         """Join two parts: Chan, Golub and LeVeque (1983)."""

@@ -189,6 +189,7 @@ class Lags(SeriesTransform):
     def _check(self) -> None:
         if not len(self.lags) or min(self.lags) < 1:
             raise ArgumentError(f"lags={self.lags!r} must be whole numbers from 1 on: a row may look at the past alone")
+        _refuse_repeated("lags", self.lags)
 
     @property
     def _num_before(self) -> int:
@@ -257,6 +258,8 @@ class RollingStatistics(SeriesTransform):
         unknown = [name for name in self.statistics if name not in _STATISTICS]
         if unknown or not len(self.statistics):
             raise ArgumentError(f"statistics={self.statistics!r} must be some of {_STATISTICS}")
+        _refuse_repeated("windows", self.windows)
+        _refuse_repeated("statistics", self.statistics)
         if self.min_periods is not None and not 0 <= self.min_periods <= min(self.windows):
             raise ArgumentError(f"min_periods={self.min_periods!r} must be from 0 to the shortest of {self.windows!r}")
 
@@ -272,3 +275,8 @@ class RollingStatistics(SeriesTransform):
         together = pd.concat(found, axis=1)
         of_rows: pd.DataFrame = together.droplevel(list(range(len(keys)))) if keys else together
         return of_rows
+
+
+def _refuse_repeated(argument: str, values: Sequence[Any]) -> None:
+    if len(set(values)) < len(values):
+        raise ArgumentError(f"{argument}={values!r} names one of them twice; name each once")

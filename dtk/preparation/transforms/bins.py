@@ -14,7 +14,9 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 from dtk.errors import ArgumentError
 from dtk.preparation.schema import positional_names
 from dtk.preparation.transforms.base import SAMPLE, Elementwise, Found, Need, refuse
-from dtk.statistics import Moments, to_floats
+from dtk.preparation.transforms.inverses import checked_features, columns_as_array, positions_of
+from dtk.preparation.transforms.samples import finite_values
+from dtk.statistics import Moments
 
 __all__ = ["Binarizer", "KBinsDiscretizer"]
 
@@ -115,8 +117,7 @@ class KBinsDiscretizer(Elementwise):
 
     def _edges(self, name: str, statistic: Any, n_bins: int) -> NDArray[np.float64]:
         if self.strategy == "quantile":
-            values = to_floats(statistic.values)
-            values = values[np.isfinite(values)]
+            values = finite_values(statistic)
             low, high = (values.min(), values.max()) if len(values) else (np.nan, np.nan)
         else:
             moments = statistic.finite
@@ -171,26 +172,35 @@ class KBinsDiscretizer(Elementwise):
         Parameters
         ----------
         X : array
-            What `transform` returns.
+            What `transform` returns, in memory.
 
         Returns
         -------
         numpy.ndarray
-            float64 [rows, columns], NaN where missing.
+            float64 [rows, columns]; NaN where missing or in no bin, and for constant columns, whose bin has no end.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        ArgumentError
+            If it has another number of columns than the output, or there is no such bin.
         """
         check_is_fitted(self)
-        X = np.asarray(X, np.float64)
-        stops = np.cumsum(self.n_bins_)
+        num_bins = self.n_bins_.tolist()
+        is_ordinal = self.encode == "ordinal"
+        X = checked_features(X, len(num_bins) if is_ordinal else sum(num_bins)).astype(np.float64)
+        stops = np.cumsum(num_bins)
         middles = []
-        for column, edges in enumerate(self.bin_edges_):
-            centers = np.append((edges[1:] + edges[:-1]) / 2, np.nan)
-            if self.encode == "ordinal":
-                chosen = np.where(np.isnan(X[:, column]), -1, X[:, column]).astype(np.int64)
-            else:
-                own = X[:, stops[column] - self.n_bins_[column] : stops[column]]
-                chosen = np.where(own.any(axis=1), own.argmax(axis=1), -1)
-            middles.append(centers[chosen])
-        return np.stack(middles, axis=1)
+        for column, (edges, count) in enumerate(zip(self.bin_edges_, num_bins, strict=True)):
+            own = X[:, column] if is_ordinal else X[:, stops[column] - count : stops[column]]
+            is_missing = np.isnan(own) if is_ordinal else ~own.any(axis=1)
+            codes = own if is_ordinal else own.argmax(axis=1)
+            chosen = positions_of(self, column, np.where(is_missing, 0, codes), count)
+            with np.errstate(invalid="ignore"):
+                centers = (edges[1:] + edges[:-1]) * 0.5
+            middles.append(np.where(is_missing, np.nan, centers[chosen]))
+        return columns_as_array(middles)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """See `Transform`."""

@@ -4,113 +4,23 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import ArgumentError
 from dtk.preparation.transforms.base import Found, refuse
-from dtk.preparation.transforms.vocabularies import (
-    MISSING,
-    REFUSED,
-    UNSEEN,
-    CategoryEncoder,
-    TableEncoder,
-    array_of,
-    has_missing,
-    infrequent,
-    known_values,
-)
-from dtk.preparation.values import vocabulary_keys
-from dtk.statistics import Categories
+from dtk.preparation.transforms.grouping import GroupingEncoder
+from dtk.preparation.transforms.inverses import checked_features, columns_as_array, positions_of
+from dtk.preparation.transforms.vocabularies import MISSING, REFUSED, UNSEEN, TableEncoder, has_missing
 
 __all__ = ["OneHotEncoder", "OrdinalEncoder"]
 
 
-class _GroupingEncoder(CategoryEncoder):
-    """An encoder of sorted categories, of which the infrequent ones may be one."""
-
-    _counts_missing: bool
-    """Whether missing values may be infrequent, too."""
-
-    categories: Any
-    handle_unknown: str
-    min_frequency: float | None
-    max_categories: int | None
-
-    def _check_grouping(self, policies: Sequence[str]) -> None:
-        if self.handle_unknown not in policies:
-            refuse("handle_unknown", self.handle_unknown, f"one of {', '.join(map(repr, policies))}")
-        if self.max_categories is not None and not (isinstance(self.max_categories, Integral) and self.max_categories):
-            refuse("max_categories", self.max_categories, "a whole number from 1 on")
-        least = self.min_frequency
-        is_count = isinstance(least, Integral) and least >= 1
-        is_share = isinstance(least, Real) and not isinstance(least, Integral) and 0 < least < 1
-        if least is not None and not (is_count or is_share):
-            refuse("min_frequency", least, "a whole number from 1 on, or a share of the rows between 0 and 1")
-        if isinstance(self.categories, str) and self.categories != "auto":
-            refuse("categories", self.categories, "'auto' or a list of lists")
-
-    def _learn(self, found: Found) -> None:
-        counts: Sequence[Categories] = found["counts"]
-        names = self._names
-        if not isinstance(self.categories, str) and len(self.categories) != len(names):
-            raise ArgumentError(f"categories has {len(self.categories)} lists for {len(names)} columns")
-        self.categories_, self.infrequent_indices_ = [], []
-        self._warn_of_cuts(counts)
-        is_grouping = self.min_frequency is not None or self.max_categories is not None
-        for number, (name, each) in enumerate(zip(names, counts, strict=True)):
-            by_value = each.counts
-            if isinstance(self.categories, str):
-                if not (each.is_exact or is_grouping):
-                    raise DataError(
-                        f"column {name!r} has too many categories ({self.cut_[number]}); give max_categories= or "
-                        "min_frequency=, or take HashingEncoder or EmbeddingCodes"
-                    )
-                categories = array_of(sorted(by_value), with_missing=each.missing > 0)
-            else:
-                categories = _given(name, self.categories[number])
-                if self.handle_unknown == "error":
-                    _refuse_others(name, categories, each)
-            self.categories_.append(categories)
-            self.infrequent_indices_.append(self._infrequent(categories, each))
-        self._settle()
-
-    def _infrequent(self, categories: NDArray[Any], counts: Categories) -> NDArray[np.int64] | None:
-        by_value = counts.counts
-        keys = vocabulary_keys(known_values(categories)).to_pylist() if len(known_values(categories)) else []
-        found = [by_value.get(key, 0) for key in keys]
-        if has_missing(categories) and self._counts_missing:
-            found.append(counts.missing)
-        num_rows = counts.count + counts.missing
-        mask = infrequent(np.array(found, np.int64), num_rows, self.min_frequency, self.max_categories)
-        return np.flatnonzero(mask) if mask.any() else None
-
-    @property
-    def infrequent_categories_(self) -> list[NDArray[Any] | None]:
-        """The infrequent categories of each column; None where there are none."""
-        pairs = zip(self.categories_, self.infrequent_indices_, strict=True)
-        return [None if chosen is None else categories[chosen] for categories, chosen in pairs]
-
-    def _groups(self, column: int) -> tuple[NDArray[np.int64], int | None]:
-        """Return the group of each category that can be infrequent, and the infrequent one, which is the last."""
-        size = len(self.categories_[column])
-        if has_missing(self.categories_[column]) and not self._counts_missing:
-            size -= 1
-        chosen = self.infrequent_indices_[column]
-        if chosen is None and not self.cut_[column]:
-            return np.arange(size), None
-        is_infrequent = np.zeros(size, dtype=bool)
-        is_infrequent[[] if chosen is None else chosen] = True
-        num_frequent = int((~is_infrequent).sum())
-        return np.where(is_infrequent, num_frequent, np.cumsum(~is_infrequent) - 1), num_frequent
-
-
-class OneHotEncoder(_GroupingEncoder):
+class OneHotEncoder(GroupingEncoder):
     """Give each category a column of 0 and 1, as `sklearn.preprocessing.OneHotEncoder`.
 
     Missing values are a category of their own where there were some at fit, named ``nan``. A column with more
@@ -233,13 +143,63 @@ class OneHotEncoder(_GroupingEncoder):
 
     def _labels(self, column: int) -> list[Any]:
         """Name the output columns of a column."""
-        groups, rare = self._groups(column)
-        values = self.categories_[column].tolist()
-        labels = [value for value, group in zip(values, groups, strict=True) if group != rare]
-        labels += [] if rare is None else ["infrequent_sklearn"]
-        if self.drop_idx_ is not None and self.drop_idx_[column] is not None:
-            del labels[int(groups[self.drop_idx_[column]])]
-        return labels
+        labels: list[Any] = self._group_labels(column).tolist()
+        dropped = self._dropped_group(column)
+        return labels if dropped is None else labels[:dropped] + labels[dropped + 1 :]
+
+    def _dropped_group(self, column: int) -> int | None:
+        if self.drop_idx_ is None or self.drop_idx_[column] is None:
+            return None
+        return int(self._groups(column)[0][self.drop_idx_[column]])
+
+    def inverse_transform(self, X: Any) -> NDArray[Any]:
+        """Return the category of the largest number in the output columns of each column.
+
+        Parameters
+        ----------
+        X : array
+            Shape [rows, features], in memory: what `transform` returns, or scores of each category.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape [rows, columns]; ``"infrequent_sklearn"`` for infrequent categories. Where all numbers are 0 it is the
+            category that is left out, or None if there is none and values not seen at fit are all zeros.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        ArgumentError
+            If it has another number of columns than the output, or zeros that stand for nothing.
+        """
+        check_is_fitted(self)
+        widths = [len(self._labels(column)) for column in range(len(self.categories_))]
+        X = checked_features(X, sum(widths))
+        stops = np.cumsum(widths)
+        parts = [X[:, stop - width : stop] for stop, width in zip(stops, widths, strict=True)]
+        return columns_as_array([self._inverted(column, part) for column, part in enumerate(parts)])
+
+    def _inverted(self, column: int, X: NDArray[Any]) -> NDArray[Any]:
+        """Return the categories [rows] of a column from its own output columns."""
+        labels, dropped = self._group_labels(column), self._dropped_group(column)
+        kept = np.array([group for group in range(len(labels)) if group != dropped], np.int64)
+        groups = kept[X.argmax(axis=1)] if len(kept) else np.zeros(len(X), np.int64)
+        is_zero = ~X.any(axis=1)
+        if dropped is not None:
+            groups[is_zero] = dropped
+        if dropped is not None or not is_zero.any():
+            found: NDArray[Any] = labels[groups]
+            return found
+        has_infrequent = self._groups(column)[1] is not None
+        if self.handle_unknown == "error" or (self.handle_unknown != "ignore" and has_infrequent):
+            raise ArgumentError(
+                f"X: row {is_zero.argmax()} is all zeros for column {self._names[column]!r}, which stands for no "
+                f"category with drop={self.drop!r} and handle_unknown={self.handle_unknown!r}"
+            )
+        found = np.full(len(X), None, object)
+        found[~is_zero] = labels[groups[~is_zero]]
+        return found
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """See `Transform`."""
@@ -264,7 +224,7 @@ class OneHotEncoder(_GroupingEncoder):
         return ones[:, :width]
 
 
-class OrdinalEncoder(_GroupingEncoder, TableEncoder):
+class OrdinalEncoder(GroupingEncoder, TableEncoder):
     """Number the sorted categories, as `sklearn.preprocessing.OrdinalEncoder`.
 
     A column with more categories than can be counted (a million) is refused, unless infrequent ones are grouped.
@@ -354,23 +314,48 @@ class OrdinalEncoder(_GroupingEncoder, TableEncoder):
             tables.append(np.append(groups.astype(np.float64), [missing, unseen])[:, None])
         return tables
 
+    def inverse_transform(self, X: Any) -> NDArray[Any]:
+        """Return the categories that numbers stand for.
 
-def _given(name: str, values: Sequence[Any]) -> NDArray[Any]:
-    """Return the categories that a user gave for a column."""
-    raw = np.array(values, dtype=object)
-    with_missing = has_missing(raw)
-    plain = raw[: len(raw) - with_missing].tolist()
-    if any(has_missing(np.array([value], dtype=object)) for value in plain) or len(set(plain)) < len(plain):
-        raise ArgumentError(f"categories of column {name!r} must differ, and NaN be the last one: {list(values)!r}")
-    return array_of(plain, with_missing=with_missing)
+        Parameters
+        ----------
+        X : array
+            Shape [rows, columns], in memory: what `transform` returns.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape [rows, columns]; ``"infrequent_sklearn"`` for infrequent categories, and None for values not seen at
+            fit, where they have a number.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        ArgumentError
+            If it has another number of columns than the fit, or a number that no category has.
+        """
+        check_is_fitted(self)
+        X = checked_features(X, len(self.categories_)).astype(np.float64)
+        columns = [self._inverted(column, X[:, column]) for column in range(X.shape[1])]
+        is_object = self.handle_unknown == "use_encoded_value"  # whatever is in them, as scikit-learn has it
+        return columns_as_array([column.astype(object) for column in columns] if is_object else columns)
+
+    def _inverted(self, column: int, numbers: NDArray[np.float64]) -> NDArray[Any]:
+        """Return the categories [rows] of a column."""
+        labels = self._group_labels(column)
+        is_missing = np.zeros(len(numbers), dtype=bool)
+        if has_missing(self.categories_[column]):
+            is_missing = _equal(numbers, self.encoded_missing_value)
+        is_unknown = ~is_missing & _equal(numbers, self.unknown_value)
+        codes = np.where(is_missing, len(labels) - 1, numbers)
+        found = np.empty(len(numbers), object if is_unknown.any() else labels.dtype)  # None, of objects
+        found[~is_unknown] = labels[positions_of(self, column, codes[~is_unknown], len(labels))]
+        return found
 
 
-def _refuse_others(name: str, categories: NDArray[Any], counts: Categories) -> None:
-    known = set(vocabulary_keys(known_values(categories)).to_pylist())
-    others = [value for value in counts.counts if value not in known]
-    if counts.missing and not has_missing(categories):
-        others.append(math.nan)
-    if others:
-        raise DataError(
-            f"column {name!r} holds {others[0]!r}, which is none of its categories; give another handle_unknown"
-        )
+def _equal(numbers: NDArray[np.float64], value: float | None) -> NDArray[np.bool_]:
+    """Compare with a number, which may be NaN, or none at all."""
+    if value is None:
+        return np.zeros(len(numbers), dtype=bool)
+    return np.isnan(numbers) if math.isnan(value) else numbers == value

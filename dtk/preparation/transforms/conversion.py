@@ -7,12 +7,16 @@ from copy import copy
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 from sklearn.base import BaseEstimator, clone
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 from dtk.preparation.schema import positional_names
 from dtk.preparation.transforms.base import Transform
+from dtk.preparation.transforms.grouping import GroupingEncoder
 from dtk.preparation.transforms.scikit import CARRIED, SklearnTransform, check_carried
+from dtk.preparation.transforms.vocabularies import known_values
+from dtk.preparation.values import vocabulary_keys
 
 __all__ = ["from_sklearn"]
 
@@ -23,8 +27,11 @@ _NOT_NEEDED: Final = (
 """Parameters that say how scikit-learn computes, and not what."""
 
 _SAME: Final[Mapping[str, tuple[str, ...]]] = {
+    "KBinsDiscretizer": ("n_bins_",),
     "MaxAbsScaler": ("max_abs_", "scale_"),
     "MinMaxScaler": ("data_min_", "data_max_", "data_range_", "min_", "scale_"),
+    "OneHotEncoder": ("categories_",),
+    "OrdinalEncoder": ("categories_",),
     "PowerTransformer": ("lambdas_",),
     "QuantileTransformer": ("n_quantiles_", "references_", "quantiles_"),
     "RobustScaler": ("center_", "scale_"),
@@ -117,10 +124,15 @@ def _is_equal(value: Any, default: Any) -> bool:
 
 
 def _twin(estimator: Any, kind: type[Transform]) -> Transform:
-    made = kind(**_parameters(estimator, kind._get_param_names()))
+    parameters = _parameters(estimator, kind._get_param_names())
+    name = type(estimator).__name__
+    if name == "OneHotEncoder":
+        parameters["sparse_output"] = False  # the same numbers
+    if name == "KBinsDiscretizer" and parameters["encode"] == "onehot":
+        parameters["encode"] = "onehot-dense"
+    made = kind(**parameters)
     if not _is_fitted(estimator):
         return made
-    name = type(estimator).__name__
     if name not in _SAME:
         raise ArgumentError(f"a fitted {name} cannot be taken over; give it unfitted, and fit what comes of it")
     _note_columns(made, estimator)
@@ -134,7 +146,33 @@ def _twin(estimator: Any, kind: type[Transform]) -> Transform:
         made.scale_ = estimator._scaler.scale_ if estimator.standardize else np.ones(width)
     if name == "SimpleImputer":
         _take_over_imputer(made, estimator)
+    if name == "KBinsDiscretizer":
+        made.bin_edges_ = list(estimator.bin_edges_)
+    if isinstance(made, GroupingEncoder):
+        _take_over_encoder(made, estimator)
     return made
+
+
+def _take_over_encoder(made: Any, estimator: Any) -> None:
+    """Take over groups of categories, if these can be told apart as scikit-learn does."""
+    for column, categories in enumerate(estimator.categories_):
+        known = known_values(categories)
+        try:
+            fits = not any(value is None or _is_nan(value) for value in known) and (not known or vocabulary_keys(known))
+        except (DataError, pa.ArrowException):
+            fits = False
+        if not fits:
+            raise ArgumentError(
+                f"the categories of column {column} of a fitted {type(estimator).__name__} cannot be taken over, "
+                f"{categories.tolist()!r}: they must be strings, numbers or booleans, with None or NaN at the end; "
+                "give it unfitted, and fit what comes of it"
+            )
+    num_columns = len(estimator.categories_)
+    made.infrequent_indices_ = list(getattr(estimator, "_infrequent_indices", [None] * num_columns))
+    made.cut_ = [""] * num_columns
+    if hasattr(estimator, "drop_idx_"):
+        made.drop_idx_ = None if estimator.drop_idx_ is None else [*estimator.drop_idx_.tolist()]
+    made._settle()
 
 
 def _take_over_imputer(made: Any, estimator: Any) -> None:

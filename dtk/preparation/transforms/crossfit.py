@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from dtk.errors import ArgumentError
-from dtk.preparation.transforms.given import frame_out, given_frame, take, without_target
+from dtk.preparation.transforms.given import given_frame, take, without_target
+from dtk.preparation.transforms.mapping import frame_out
 
 if TYPE_CHECKING:
     from dtk.preparation.transforms.base import Transform

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from array_api_compat import is_torch_array
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import DataError
 from dtk.preparation.transforms.base import SAMPLE, Elementwise, Found, Need, refuse
+from dtk.preparation.transforms.inverses import Invertible
+from dtk.preparation.transforms.samples import finite_values
 from dtk.preparation.transforms.scaling import is_constant, scale_of
-from dtk.statistics import RowSample, to_floats
+from dtk.statistics import RowSample
 
 __all__ = ["Clip", "LogTransformer", "PowerTransformer", "QuantileTransformer"]
 
@@ -21,40 +22,7 @@ _BOUND: Final = 1e-7  # scikit-learn's: what is nearer to an end than this is at
 _ENDS: Final = (-5.199337582605575, 5.19933758270342)  # scikit-learn's, of the normal scale: the quantiles of that
 
 
-class _Invertible(Elementwise):
-    """An elementwise transform with an inverse."""
-
-    def inverse_transform(self, X: Any) -> NDArray[Any]:
-        """Undo `transform`.
-
-        Parameters
-        ----------
-        X : array
-            Shape [rows, columns].
-
-        Returns
-        -------
-        numpy.ndarray
-            Float [rows, columns].
-
-        Raises
-        ------
-        ArgumentError
-            If it has another number of columns than the fit.
-        """
-        check_is_fitted(self)
-        X = np.asarray(X)
-        if X.ndim != 2 or X.shape[1] != self.n_features_in_:
-            raise ArgumentError(f"X has the shape {X.shape}, and the fit saw {self.n_features_in_} columns")
-        with np.errstate(all="ignore"):
-            return np.asarray(self._inverse(X.astype(np.float64)), X.dtype if X.dtype.kind == "f" else np.float64)
-
-    def _inverse(self, y: NDArray[Any]) -> NDArray[Any]:
-        """Undo `_forward`."""
-        raise NotImplementedError
-
-
-class QuantileTransformer(_Invertible):
+class QuantileTransformer(Invertible):
     """Map each column to a uniform or a normal distribution, as `sklearn.preprocessing.QuantileTransformer`.
 
     Quantiles are exact up to a million rows, and beyond that those of a random sample of a million. Missing values stay
@@ -107,7 +75,7 @@ class QuantileTransformer(_Invertible):
         self.references_ = np.linspace(0, 1, self.n_quantiles_)
         columns = []
         for each in samples:
-            values = _finite(each)
+            values = finite_values(each)
             at = np.quantile(values, self.references_) if len(values) else np.full(self.n_quantiles_, np.nan)
             columns.append(np.maximum.accumulate(at))  # interpolation can undo their order by the last digit
         self.quantiles_ = np.stack(columns, 1)
@@ -144,11 +112,6 @@ class QuantileTransformer(_Invertible):
         return np.where(np.isnan(y), y, np.where(shares - bound < 0, self.quantiles_[0], x))
 
 
-def _finite(sample: RowSample) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = to_floats(sample.values)
-    return values[np.isfinite(values)]
-
-
 def _shares(x: Any, quantiles: Any, references: Any, xp: Any) -> Any:
     """Return the shares of rows below: of equal quantiles, the mean of those of the first and of the last one."""
     above = _interpolate(x, quantiles, references, xp)
@@ -178,7 +141,7 @@ def _normal_quantile(shares: Any) -> Any:
     return ndtri(shares)
 
 
-class PowerTransformer(_Invertible):
+class PowerTransformer(Invertible):
     """Make each column as normal as a power can, as `sklearn.preprocessing.PowerTransformer`.
 
     The powers have the largest likelihood on all rows up to a million, and beyond that on a random sample of a million.
@@ -224,7 +187,7 @@ class PowerTransformer(_Invertible):
         return {"sample": SAMPLE}
 
     def _learn(self, found: Found) -> None:
-        columns = [np.sort(_finite(each)) for each in found["sample"]]  # sums then do not depend on the chunks
+        columns = [np.sort(finite_values(each)) for each in found["sample"]]  # sums then do not depend on the chunks
         with np.errstate(all="ignore"):
             self.lambdas_ = np.array([self._power(number, values) for number, values in enumerate(columns)])
             facts = []
@@ -288,7 +251,7 @@ def _log_of_power(y: NDArray[Any], power: NDArray[Any]) -> NDArray[Any]:
     return np.where(is_zero, y, np.log1p(power * y) / np.where(is_zero, 1.0, power))
 
 
-class LogTransformer(_Invertible):
+class LogTransformer(Invertible):
     """Take logarithms; nothing is learnt.
 
     Parameters
@@ -376,7 +339,7 @@ class Clip(Elementwise):
     def _learn(self, found: Found) -> None:
         bounds = []
         for each in found["sample"]:
-            values = _finite(each)
+            values = finite_values(each)
             shares = (self.low, self.high) if len(values) else (None, None)
             open_ends = (-np.inf, np.inf)
             bounds.append(

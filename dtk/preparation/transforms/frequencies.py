@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
 
+from dtk.errors import ArgumentError
 from dtk.preparation.transforms.base import Found, refuse
+from dtk.preparation.transforms.inverses import checked_features, columns_as_array, positions_of
 from dtk.preparation.transforms.vocabularies import CategoryEncoder, TableEncoder, array_of, has_missing
 
 __all__ = ["EmbeddingCodes", "FrequencyEncoder"]
@@ -53,6 +56,51 @@ class FrequencyEncoder(TableEncoder):
             num_rows = max(each.count + each.missing, 1)
             self.frequencies_.append(np.array(counts, np.float64) / (num_rows if self.normalize else 1))
         self._settle()
+
+    def inverse_transform(self, X: Any) -> NDArray[np.object_]:
+        """Return the categories that frequencies stand for, which takes that no two of a column are equally frequent.
+
+        Parameters
+        ----------
+        X : array
+            Shape [rows, columns], in memory: what `transform` returns.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of objects [rows, columns]; None for 0.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        ArgumentError
+            If it has another number of columns than the fit, or a frequency that no category has, or several have.
+        """
+        check_is_fitted(self)
+        X = checked_features(X, len(self.categories_))
+        return columns_as_array([self._inverted(column, X[:, column]) for column in range(X.shape[1])])
+
+    def _inverted(self, column: int, given: NDArray[Any]) -> NDArray[np.object_]:
+        """Return the categories [rows] of a column."""
+        frequencies = np.append(0.0, self.frequencies_[column])
+        known, first, counts = np.unique(
+            frequencies.astype(given.dtype if given.dtype.kind == "f" else np.float64),
+            return_index=True,
+            return_counts=True,
+        )
+        at = np.minimum(np.searchsorted(known, given), len(known) - 1)
+        is_unknown, is_shared = known[at] != given, counts[at] > 1
+        if (is_unknown | is_shared).any():
+            row = int((is_unknown | is_shared).argmax())
+            owners = "no category" if is_unknown[row] else "several categories"
+            raise ArgumentError(
+                f"X holds {given[row]}, the frequency of {owners} of column {self._names[column]!r}; take "
+                "OrdinalEncoder or EmbeddingCodes for an encoding that can be undone"
+            )
+        labels = np.append(np.array([None], object), self.categories_[column].astype(object))
+        found: NDArray[np.object_] = labels[first[at]]
+        return found
 
     def _tables(self) -> list[NDArray[np.float64]]:
         tables = []
@@ -111,6 +159,34 @@ class EmbeddingCodes(CategoryEncoder):
                 self.cut_[number] = f"{len(top):,} of at least {each.num_distinct:,} categories have a code"
         self.cardinalities_ = [len(categories) + 1 for categories in self.categories_]
         self._settle()
+
+    def inverse_transform(self, X: Any) -> NDArray[np.object_]:
+        """Return the categories that codes stand for.
+
+        Parameters
+        ----------
+        X : array
+            Shape [rows, columns], in memory: what `transform` returns.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of objects [rows, columns]; None for the code 0.
+
+        Raises
+        ------
+        NotFittedError
+            If there was no fit.
+        ArgumentError
+            If it has another number of columns than the fit, or a code that no category has.
+        """
+        check_is_fitted(self)
+        X = checked_features(X, len(self.categories_))
+        columns = []
+        for column, categories in enumerate(self.categories_):
+            labels = np.append(np.array([None], object), categories.astype(object))
+            columns.append(labels[positions_of(self, column, X[:, column], len(labels))])
+        return columns_as_array(columns)
 
     def _slots_of(self, column: int) -> NDArray[np.int64]:
         return np.append(np.arange(1, len(self.categories_[column]) + 1), [0, 0])

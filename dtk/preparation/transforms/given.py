@@ -1,4 +1,4 @@
-"""What a transform is given: columns of pandas, NumPy, Arrow, Dask or xarray; and its result in the same form."""
+"""What a transform is given: columns of pandas, NumPy, Arrow, Dask or xarray, checked against those of the fit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
-from sklearn.utils._set_output import _wrap_data_with_container
 from sklearn.utils.validation import _check_feature_names, _check_n_features, validate_data
 
-from dtk.errors import ArgumentError, SourceError
+from dtk.errors import ArgumentError, DataError
 from dtk.preparation.schema import positional_names, table_of_array
 from dtk.sources import TableSource, as_source, schema_of
 from dtk.sources.columns import close_to
@@ -22,7 +21,7 @@ from dtk.sources.columns import close_to
 if TYPE_CHECKING:
     from dtk.preparation.transforms.base import Transform
 
-__all__ = ["TARGET", "Given", "frame_out", "given_frame", "take", "without_target"]
+__all__ = ["TARGET", "Given", "column_of", "given_frame", "take", "without_target"]
 
 TARGET: Final = "__target__"
 """The column of a target that was given as an array."""
@@ -50,6 +49,8 @@ class Given:
         The target of data in memory, or the name of its column.
     row : numpy.ndarray, optional
         int64 [rows]: their numbers at fit, where the data are those of the fit and are to be encoded in folds.
+    positions : list of int
+        Where the columns of the fit lie among those of the original; set when a fitted transform is applied.
     """
 
     names: Sequence[str]
@@ -60,6 +61,7 @@ class Given:
     lazy: Any = None
     target: Any = None
     row: NDArray[np.int64] | None = None
+    positions: list[int] = field(default_factory=list)
 
     @property
     def scannable(self) -> tuple[Any, str | None]:
@@ -89,108 +91,9 @@ class Given:
         SourceError
             If it is a path or a source.
         """
-        package = type(self.original).__module__.partition(".")[0]
-        if package == "xarray":
-            return _map_xarray(self, transform)
-        if self.lazy is None:
-            return self._wrap(transform._apply(self), transform)
-        names = _names_out(transform, self)
-        if package == "dask" and hasattr(self.original, "map_blocks"):
-            return _map_blocks(self.original, transform, len(names))
-        if hasattr(self.original, "map_partitions"):
-            frame = self.original[list(self.names)]
-            apply = _ApplyToFrame(transform, list(self.names), names)
-            return frame.map_partitions(apply, meta=apply(frame._meta))
-        raise SourceError(
-            f"X={self.original!r} is read to fit; open it with dtk.open(...) to transform it, and write the result"
-        )
+        from dtk.preparation.transforms.mapping import map_given
 
-    def _wrap(self, result: NDArray[Any] | list[pa.ChunkedArray], transform: Transform) -> Any:
-        if isinstance(self.original, pa.Table | pa.RecordBatch):
-            columns = result if isinstance(result, list) else list(result.T)
-            return pa.table(columns, names=_names_out(transform, self))
-        if isinstance(result, list):
-            columns = [column.to_pandas().to_numpy(dtype=object) for column in result]
-            result = np.stack(columns, 1) if columns else np.empty((len(self.original), 0), object)
-        elif self.array is not None and self.array.dtype == np.float32 and result.dtype == np.float64:
-            result = result.astype(np.float32)
-        return _wrap_data_with_container("transform", result, self.original, transform)
-
-
-class _ApplyToFrame:
-    """A partition transformed, with its index."""
-
-    def __init__(self, transform: Transform, names: list[str], names_out: list[str]) -> None:
-        self.transform, self.names, self.names_out = transform, names, names_out
-
-    def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return frame_out(self.transform._apply(given_frame(frame, self.names)), self.names_out, frame.index)
-
-
-def frame_out(result: NDArray[Any] | list[pa.ChunkedArray], names: Sequence[str], index: pd.Index) -> pd.DataFrame:
-    """Make a frame of what a transform returned.
-
-    Parameters
-    ----------
-    result : numpy.ndarray or list of pyarrow.ChunkedArray
-        [rows, features], or a column each.
-    names : sequence of str
-        Of the features.
-    index : pandas.Index
-        Of the rows.
-
-    Returns
-    -------
-    pandas.DataFrame
-        With these names and index.
-    """
-    columns = [column.to_pandas() for column in result] if isinstance(result, list) else list(result.T)
-    found = {name: np.asarray(column) for name, column in zip(names, columns, strict=True)}
-    return pd.DataFrame(found, index=index, columns=list(names))
-
-
-def _map_blocks(array: Any, transform: Transform, num_features: int) -> Any:
-    whole = array.rechunk({1: -1})
-
-    def apply(block: NDArray[Any]) -> NDArray[Any]:
-        return transform._compute(block) if transform._kind == "number" else _apply_to_array(block, transform)
-
-    chunks = (whole.chunks[0], (num_features,))
-    return whole.map_blocks(apply, dtype=np.float64, chunks=chunks, meta=np.empty((0, 0), np.float64))
-
-
-def _apply_to_array(block: NDArray[Any], transform: Transform) -> Any:
-    columns = [_column(block[:, number]) for number in range(block.shape[1])]
-    names = positional_names(block.shape[1])
-    return transform._apply(Given(names, [column.type for column in columns], block, columns=columns))
-
-
-def _map_xarray(given: Given, transform: Transform) -> Any:
-    """Return a DataArray [rows, features] for one, and a Dataset with a variable a feature for a Dataset."""
-    import xarray as xr
-
-    names = _names_out(transform, given)
-    data = given.original
-    if isinstance(data, xr.DataArray):
-        rows, columns = data.dims
-        values = data.data
-        if hasattr(values, "map_blocks"):
-            result = _map_blocks(values, transform, len(names))
-        else:
-            result = _apply_to_array(values, transform) if transform._kind != "number" else transform._compute(values)
-        kept = {name: coord for name, coord in data.coords.items() if columns not in coord.dims}
-        return xr.DataArray(result, dims=(rows, columns), coords={**kept, columns: names}, attrs=data.attrs)
-    (dim,) = data[given.names[0]].dims
-    parts = [data[name].data for name in given.names]
-    if any(hasattr(part, "map_blocks") for part in parts):
-        import dask.array as da
-
-        result = _map_blocks(da.stack([da.asarray(part) for part in parts], axis=1), transform, len(names))
-    else:
-        applied = transform._apply(given)
-        result = np.stack([np.asarray(column) for column in applied], 1) if isinstance(applied, list) else applied
-    kept = data.drop_vars(list(data.data_vars)).coords
-    return xr.Dataset({name: (dim, result[:, number]) for number, name in enumerate(names)}, kept, data.attrs)
+        return map_given(self, transform)
 
 
 def take(transform: Transform, X: Any, kind: str, *, y: Any = None, reset: bool) -> Given:
@@ -236,8 +139,17 @@ def take(transform: Transform, X: Any, kind: str, *, y: Any = None, reset: bool)
         return _given_in_memory(transform, X, kind, y, reset=reset)
     if isinstance(given.target, str):
         _leave_out(given, given.target)
+    if not reset and hasattr(X, "dtype"):
+        _check_width(transform, given)
     _note(transform, given, reset=reset)
     return given
+
+
+def _check_width(transform: Transform, given: Given) -> None:
+    """Refuse arrays whose columns have no names, where they are more or fewer than at fit."""
+    width, wanted = len(given.names), transform.n_features_in_
+    if list(given.names) == list(positional_names(width)) and width != wanted:
+        raise ArgumentError(f"X has {width} columns without names, and the fit saw {wanted}; give those of the fit")
 
 
 def without_target(X: Any, y: Any) -> Any:
@@ -269,10 +181,10 @@ def _note(transform: Transform, given: Given, *, reset: bool) -> None:
     for name in wanted:
         if name not in positions:
             raise ArgumentError(f"X has no column {name!r}, which was there at fit; {close_to(name, given.names)}")
-    chosen = [positions[name] for name in wanted]
-    given.names, given.types = wanted, [given.types[number] for number in chosen]
+    given.positions = [positions[name] for name in wanted]
+    given.names, given.types = wanted, [given.types[number] for number in given.positions]
     if given.columns:
-        given.columns = [given.columns[number] for number in chosen]
+        given.columns = [given.columns[number] for number in given.positions]
 
 
 def _leave_out(given: Given, name: str) -> None:
@@ -312,9 +224,10 @@ def _given_dask_array(array: Any, original: Any) -> Given:
 
     if array.ndim != 2:
         raise ArgumentError(f"X has {array.ndim} dimensions; give rows and columns, e.g. X.reshape(-1, 1)")
+    _arrow_type(array.dtype)
     names = list(positional_names(array.shape[1]))
     frame = dd.from_dask_array(array.rechunk({1: -1}), columns=names)
-    return Given(names, [pa.from_numpy_dtype(array.dtype)] * len(names), original, lazy=frame)
+    return Given(names, [_arrow_type(array.dtype)] * len(names), original, lazy=frame)
 
 
 def _given_xarray(data: Any) -> Given:
@@ -327,8 +240,8 @@ def _given_xarray(data: Any) -> Given:
         if hasattr(data.data, "map_blocks"):
             given = _given_dask_array(data.data, data)
         else:
-            table = table_of_array(data.values)
-            given = Given(table.column_names, table.schema.types, data, columns=table.columns)
+            columns = [column_of(data.values[:, number]) for number in range(data.shape[1])]
+            given = Given(positional_names(len(columns)), [each.type for each in columns], data, columns=columns)
         labels = data.coords.get(data.dims[1])
         if labels is not None and labels.dtype.kind in "UO":
             given.names = [str(label) for label in labels.values]
@@ -344,9 +257,18 @@ def _given_xarray(data: Any) -> Given:
     if any(hasattr(data[name].data, "map_blocks") for name in names):
         arrays = [dd.from_dask_array(data[name].chunk().data, columns=name) for name in names]
         frame = dd.concat(arrays, axis=1)
-        return Given(names, [pa.from_numpy_dtype(data[name].dtype) for name in names], data, lazy=frame)
-    columns = [_column(data[name].values) for name in names]
+        return Given(names, [_arrow_type(data[name].dtype) for name in names], data, lazy=frame)
+    columns = [column_of(data[name].values) for name in names]
     return Given(names, [column.type for column in columns], data, columns=columns)
+
+
+def _arrow_type(dtype: np.dtype[Any]) -> pa.DataType:
+    if dtype.kind == "O":
+        raise DataError(
+            "X is a lazy array of objects, and nobody knows of what type before it is read; give X.astype(str) or "
+            "X.astype('float64'), or a DataFrame"
+        )
+    return pa.from_numpy_dtype(dtype)
 
 
 def _given_in_memory(transform: Transform, X: Any, kind: str, y: Any, *, reset: bool) -> Given:
@@ -373,7 +295,7 @@ def _given_in_memory(transform: Transform, X: Any, kind: str, y: Any, *, reset: 
         return given
     array = validate_data(transform, X, reset=reset, dtype=None, ensure_all_finite=False)
     names = list(getattr(transform, "feature_names_in_", positional_names(array.shape[1])))
-    columns = [_column(array[:, number]) for number in range(array.shape[1])]
+    columns = [column_of(array[:, number]) for number in range(array.shape[1])]
     target = None if y is None else _target(y, len(array))
     return Given(names, [column.type for column in columns], X, columns=columns, target=target)
 
@@ -413,12 +335,23 @@ def given_frame(frame: pd.DataFrame, names: Sequence[str] | None) -> Given:
         Their values in Arrow.
     """
     chosen = list(frame.columns) if names is None else list(names)
-    columns = [_column(frame[name]) for name in chosen]
+    columns = [column_of(frame[name]) for name in chosen]
     return Given([str(name) for name in chosen], [column.type for column in columns], frame, columns=columns)
 
 
-def _column(values: Any) -> pa.ChunkedArray:
-    """Turn values of one column into Arrow, as `dtk.sources` does."""
+def column_of(values: Any) -> pa.ChunkedArray:
+    """Turn values of one column into Arrow, as `dtk.sources` does.
+
+    Parameters
+    ----------
+    values : Series, array, pyarrow.Array or pyarrow.ChunkedArray
+        Shape [rows].
+
+    Returns
+    -------
+    pyarrow.ChunkedArray
+        Of the same rows.
+    """
     if isinstance(values, pa.ChunkedArray | pa.Array):
         return values if isinstance(values, pa.ChunkedArray) else pa.chunked_array([values])
     is_column = isinstance(values, pd.Series | pd.Index | pd.api.extensions.ExtensionArray)
@@ -430,7 +363,7 @@ def _column(values: Any) -> pa.ChunkedArray:
 def _target(values: Any, num_rows: int) -> pa.ChunkedArray:
     """Turn a target into Arrow; a pandas one by position, whatever its index."""
     values = np.squeeze(values, axis=1) if getattr(values, "ndim", 1) == 2 else values
-    column = _column(values)
+    column = column_of(values)
     if len(column) != num_rows:
         raise ArgumentError(f"y has {len(column)} values for the {num_rows} rows of X; give one a row")
     return column
@@ -438,8 +371,3 @@ def _target(values: Any, num_rows: int) -> pa.ChunkedArray:
 
 def _table(array: NDArray[Any], names: Sequence[str]) -> pa.Table:
     return table_of_array(array).rename_columns(list(names))
-
-
-def _names_out(transform: Transform, given: Given) -> list[str]:
-    known = hasattr(transform, "feature_names_in_")
-    return [str(name) for name in transform.get_feature_names_out(None if known else list(given.names))]

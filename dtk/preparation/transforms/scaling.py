@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dtk.preparation.transforms.base import SAMPLE, Elementwise, Found, Need, quantiles_of, refuse
+from dtk.preparation.transforms.base import SAMPLE, Found, Need, quantiles_of, refuse
+from dtk.preparation.transforms.inverses import Invertible
+from dtk.preparation.transforms.samples import finite_samples
 from dtk.statistics import Moments
 
 __all__ = ["MaxAbsScaler", "MinMaxScaler", "RobustScaler", "StandardScaler"]
@@ -16,7 +18,7 @@ __all__ = ["MaxAbsScaler", "MinMaxScaler", "RobustScaler", "StandardScaler"]
 _MOMENTS = Need(Moments)
 
 
-class _Affine(Elementwise):
+class _Affine(Invertible):
     """Maps x to ``(x - center) / scale``."""
 
     def _center_and_scale(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -39,22 +41,9 @@ class _Affine(Elementwise):
     def _forward(self, x: Any, p: Mapping[str, Any], xp: Any) -> Any:
         return (x - p["center"]) / p["scale"]
 
-    def inverse_transform(self, X: Any) -> NDArray[Any]:
-        """Undo `transform`.
-
-        Parameters
-        ----------
-        X : array
-            Shape [rows, columns].
-
-        Returns
-        -------
-        numpy.ndarray
-            Float [rows, columns].
-        """
+    def _inverse(self, y: NDArray[Any]) -> NDArray[Any]:
         center, scale = self._center_and_scale()
-        X = np.asarray(X)
-        return np.asarray(X * scale + center, X.dtype if X.dtype.kind == "f" else np.float64)
+        return np.asarray(y * scale + center)
 
 
 class StandardScaler(_Affine):
@@ -221,7 +210,8 @@ class MaxAbsScaler(_Affine):
 class RobustScaler(_Affine):
     """Shift each column by its median and scale it by a range of quantiles, as `sklearn.preprocessing.RobustScaler`.
 
-    Quantiles are exact up to a million rows, and beyond that those of a random sample of a million.
+    Quantiles are exact up to a million rows, and beyond that those of a random sample of a million. Missing values stay
+    missing; infinite ones do not count in the fit.
 
     Parameters
     ----------
@@ -270,7 +260,7 @@ class RobustScaler(_Affine):
         return {"sample": SAMPLE} if self.with_centering or self.with_scaling else {}
 
     def _learn(self, found: Found) -> None:
-        samples = found["sample"]
+        samples = finite_samples(found["sample"])
         low, high = self.quantile_range
         found_at = quantiles_of(samples, [low / 100, 0.5, high / 100])
         self.rank_error_ = max((each.rank_error for each in samples), default=0.0)

@@ -30,7 +30,10 @@ _WORDS_AT_ONCE: Final = 1000
 
 
 class _Tokenizer(Transform):
-    """Numbers of tokens, int64: `length` for each column of text, cut and padded at the end."""
+    """Numbers of tokens, int64: `length` for each column of text, cut and padded at the end.
+
+    In a composition they are codes for embeddings, and stay int64 beside columns of numbers.
+    """
 
     _kind = "category"
     _codes: ClassVar[bool] = True

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import dask
+import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,8 @@ import dtk
 from dtk.errors import ArgumentError, DataError, SourceError
 from dtk.preparation.grids import Anomaly, GridScaler, Mask, grid_transform_from_dict, latitude_weights
 from dtk.preparation.grids.base import GridTransform
+from dtk.preparation.grids.planning import plan_grid_fit
+from tests.preparation.transforms.common import refuse
 
 DIMS = ("time", "level", "lat", "lon")
 
@@ -48,10 +52,6 @@ def grid(num_times: int = 60, seed: int = 0) -> xr.Dataset:
 
 
 CHUNKS = {"time": 7, "level": 2, "lat": 3}
-
-
-def refuse(*args: Any, **kwargs: Any) -> None:
-    raise AssertionError("something was computed")
 
 
 def assert_alike(transform: GridTransform, data: xr.Dataset, path: Path) -> xr.Dataset:
@@ -311,3 +311,63 @@ def test_what_cannot_work_is_refused() -> None:
         grid_transform_from_dict({"as": "Nothing"})
     with pytest.raises(DataError, match="of 'Mask', and not of 'GridScaler'"):
         GridScaler.from_dict({"as": "Mask"})
+
+
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (
+            Anomaly("dayofyear"),
+            r"by='dayofyear' with dims=\['lat', 'lon'\] keeps 366,000,000,000,000 cells: a task would",
+        ),
+        (
+            GridScaler(["lat", "lon"]),
+            r"dims=\['lat', 'lon'\] keeps 1,000,000,000,000 cells: a task would hold 4\d\.\d TiB",
+        ),
+        (Mask(), r"mask=None keeps 1,000,000,000,000 cells: .*; pass mask=..., or fewer variables="),
+    ],
+)
+def test_fits_that_no_memory_holds_are_refused_before_anything_is_read(transform: Any, message: str) -> None:
+    time = np.arange("2020-01-01", "2021-01-01", dtype="M8[D]").astype("M8[ns]")
+    values = da.zeros((366, 10**6, 10**6), chunks=(1, 10**5, 10**5), dtype=np.float32)
+    data = xr.Dataset({"t": (("time", "lat", "lon"), values)}, coords={"time": time})
+    with dask.config.set(scheduler=refuse), pytest.raises(ArgumentError, match=message):
+        transform.fit(data)
+
+
+def test_a_fit_is_planned_from_sizes() -> None:
+    data = grid()
+    plan = plan_grid_fit(data, ["t", "q"], ["lat", "lon"], 12)
+    assert plan.num_cells == {"t": 240, "q": 240}
+    assert (plan.task_nbytes, plan.here_nbytes) == (48 * 240, 72 * 480)
+    anomaly = Anomaly("month", dims=["lat", "lon"], variables=["t", "q"]).fit(data.isel(time=slice(1)))
+    kept = (anomaly.climatology_, anomaly.scale_, anomaly.count_)
+    assert sum(one.nbytes for each in kept for one in each.data_vars.values()) == 24 * 2 * 20
+    replace(plan, here_limit_nbytes=72 * 480, worker_limit_nbytes=48 * 240).check("dims=[...]", "keep fewer")
+    with pytest.raises(ArgumentError, match=r"dims=\[...\] keeps 480 cells: the result would hold .*this process has"):
+        replace(plan, here_limit_nbytes=72 * 480 - 1).check("dims=[...]", "keep fewer")
+    with pytest.raises(ArgumentError, match="a task would hold .*and a worker has .*; keep fewer"):
+        replace(plan, worker_limit_nbytes=48 * 240 - 1).check("dims=[...]", "keep fewer")
+
+
+def test_a_mask_is_added_to_data_without_any_time() -> None:
+    data = grid().isel(level=0)
+    data["q"] = data["q"].where(data["lat"] != data["lat"][0])
+    mask = Mask(add_indicator=True).fit(data)
+    whole = mask.transform(data)
+    xr.testing.assert_identical(mask.transform(data.isel(time=slice(0)))["q_mask"], whole["q_mask"])
+
+
+def test_labels_that_say_nothing_are_refused() -> None:
+    data = grid()
+    lacking = data.assign_coords(time=data["time"].where(data["time"] != data["time"][3]))
+    with pytest.raises(DataError, match=r"coordinate 'time' holds 1 missing dates.*; leave them out with data\.sel"):
+        Anomaly().fit(lacking)
+    Anomaly().fit(lacking.sel(time=lacking["time"].notnull()))
+    twice = data.assign_coords(lat=[0, 1, 1, 2])
+    scaler = GridScaler(["lat"]).fit(twice)
+    xr.testing.assert_allclose(
+        scaler.transform(twice), GridScaler(["lat"]).fit_transform(data).assign_coords(twice.coords)
+    )
+    with pytest.raises(DataError, match="lat=1 was there several times at fit, and variable 't' has other labels"):
+        scaler.transform(twice.isel(lat=[0, 3]))

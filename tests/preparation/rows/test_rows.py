@@ -194,3 +194,19 @@ def test_what_cannot_work_is_refused() -> None:
         TypeRepair({"name": "text"}).fit(data)
     with pytest.raises(DataError, match="and not of 'FilterRows'"):
         FilterRows.from_dict({"as": "Outliers"})
+
+
+@pytest.mark.parametrize("method", ["zscore", "iqr", "quantile"])
+def test_infinite_values_are_outliers_that_do_not_count(method: Any) -> None:
+    data = pd.DataFrame({"x": [*range(40), np.inf, np.inf, -np.inf, np.nan]})
+    rule, plain = Outliers(method).fit(data), Outliers(method).fit(data[:40])
+    assert (rule.lower_, rule.upper_) == (plain.lower_, plain.upper_)
+    pd.testing.assert_frame_equal(rule.transform(data)[:-1], plain.transform(data[:40]))
+    assert np.isnan(rule.transform(data)["x"].iloc[-1])
+
+
+def test_columns_that_cannot_be_repaired_are_refused() -> None:
+    data = pd.DataFrame({"day": [20240101], "price": [1.5]})
+    with pytest.raises(DataError, match="column 'day' holds int64, no text; leave it out of columns=, or cast it"):
+        TypeRepair({"day": "date"}).fit(data)
+    assert TypeRepair({"price": "number"}).fit_transform(data)["price"].tolist() == [1.5]

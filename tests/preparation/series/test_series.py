@@ -150,6 +150,24 @@ def test_what_cannot_work_is_refused() -> None:
         Lags(by="ky").fit(data)
     with pytest.raises(DataError, match="more than max_groups=2 values"):
         GroupScaler("key", max_groups=2).fit(data)
+    for step in (Lags([1, 2, 1]), RollingStatistics([3, 3]), RollingStatistics([3], ["mean", "mean"])):
+        with pytest.raises(ArgumentError, match=r"(lags|windows|statistics)=\[.*\] names one of them twice"):
+            step.fit(data)
+    with pytest.raises(DataError, match="column 'time' holds timestamp.*told apart by text, numbers or booleans"):
+        GroupScaler("time").fit(data)
+    for transform in (Differencing(), GroupScaler("key")):
+        with pytest.raises(
+            DataError, match=r"column 0 has a name that is no text; rename all with data.columns.astype"
+        ):
+            transform.fit(data.rename(columns={"x": 0}))
     step = Differencing(by="key", columns=["x"]).fit(data)
     with pytest.raises(DataError, match="last has 0 rows of series"):
         step.inverse_transform(data, last=data[:0])
+
+
+@pytest.mark.parametrize("npartitions", [1, 3])
+def test_groups_may_be_booleans(npartitions: int) -> None:
+    data = pd.DataFrame({"key": [True, False, True, False], "x": [1.0, 10.0, 3.0, 30.0]})
+    scaler = GroupScaler("key").fit(dd.from_pandas(data, npartitions=npartitions))
+    assert scaler.groups_ == [False, True]
+    assert scaler.transform(data)["x"].tolist() == [-1.0, -1.0, 1.0, 1.0]

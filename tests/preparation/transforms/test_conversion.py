@@ -254,3 +254,59 @@ def expected_failures(estimator: SklearnTransform) -> dict[str, str]:
 )
 def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
     check(estimator)
+
+
+ENCODERS = [
+    preprocessing.OneHotEncoder(handle_unknown="ignore"),
+    preprocessing.OneHotEncoder(drop="if_binary", handle_unknown="ignore"),
+    preprocessing.OneHotEncoder(drop="first", handle_unknown="infrequent_if_exist", min_frequency=3),
+    preprocessing.OneHotEncoder(sparse_output=False, handle_unknown="infrequent_if_exist", max_categories=2),
+    preprocessing.OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+    preprocessing.OrdinalEncoder(
+        handle_unknown="use_encoded_value", unknown_value=np.nan, encoded_missing_value=-2, min_frequency=3
+    ),
+]
+
+
+def dense(result: Any) -> Any:
+    return result.toarray() if hasattr(result, "toarray") else result
+
+
+@pytest.mark.parametrize("estimator", ENCODERS, ids=str)
+@pytest.mark.filterwarnings("ignore:Found unknown categories")
+def test_fitted_encoders_are_taken_over(estimator):
+    rng = np.random.default_rng(1)
+    seen = pd.DataFrame(
+        {
+            "word": rng.choice(["u", "v", "w", "ü", None], 30, p=[0.4, 0.3, 0.1, 0.1, 0.1]),
+            "whole": rng.choice([1, 2, 30], 30),
+            "float": rng.choice([0.5, np.nan], 30),
+            "boolean": rng.random(30) < 0.5,
+        }
+    ).astype({"word": "str"})
+    other = seen.assign(word=seen["word"].replace("u", "new"), whole=seen["whole"] + 1)
+    fitted = clone(estimator).fit(seen)
+    made = through_json(from_sklearn(fitted))
+    assert list(made.get_feature_names_out()) == list(fitted.get_feature_names_out())
+    for frame in (seen, other):
+        same(made.transform(frame), dense(fitted.transform(frame)))
+    same(from_sklearn(clone(estimator)).fit(seen).transform(other), dense(fitted.transform(other)))
+
+
+def test_fitted_encoders_in_a_composition_are_taken_over():
+    frame = pd.DataFrame({"word": ["u", "v", "u", None], "x": [1.0, 2.0, 3.0, 9.0]})
+    steps = [impute.SimpleImputer(strategy="most_frequent"), preprocessing.OneHotEncoder()]
+    bins = preprocessing.KBinsDiscretizer(2, strategy="kmeans")
+    groups = [("word", Pipeline([("fill", steps[0]), ("code", steps[1])]), ["word"]), ("x", bins, ["x"])]
+    fitted = compose.ColumnTransformer(groups).fit(frame)
+    made = through_json(from_sklearn(fitted))
+    same(made.transform(frame), dense(fitted.transform(frame)))
+    assert list(made.get_feature_names_out()) == list(fitted.get_feature_names_out())
+
+
+@pytest.mark.parametrize("categories", [["b", None, "a"], ["a", None, np.nan]])
+def test_fitted_encoders_of_other_categories_are_not(categories):
+    values = np.array([[each] for each in categories], object)
+    fitted = preprocessing.OrdinalEncoder(categories=[categories]).fit(values)
+    with pytest.raises(ArgumentError, match="categories of column 0 of a fitted OrdinalEncoder cannot be taken over"):
+        from_sklearn(fitted)

@@ -159,3 +159,10 @@ def test_text_is_refused_before_it_is_read():
         ours.StandardScaler().fit(pa.table({"a": [1.0], "s": ["x"]}))
     with pytest.raises(ArgumentError, match="has no column 'b'.*there at fit"):
         ours.StandardScaler().fit(normal()).transform(pa.table({"a": [1.0], "s": ["x"]}))
+
+
+@pytest.mark.parametrize("name", ["StandardScaler", "MinMaxScaler", "MaxAbsScaler", "RobustScaler"])
+def test_infinite_values_do_not_count_in_the_fit(name):
+    scaler = getattr(ours, name)
+    x = np.array([[1.0], [2.0], [4.0], [np.inf], [np.inf], [-np.inf], [np.nan]])
+    np.testing.assert_allclose(scaler().fit(x).transform(x[:3]), scaler().fit_transform(x[:3]))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import tokenizers
 import torch
@@ -18,6 +19,7 @@ from dtk.errors import ArgumentError, DependencyError
 from dtk.preparation.transforms import (
     BpeTokenizer,
     ColumnTransformer,
+    StandardScaler,
     TextNormalizer,
     Transform,
     WordTokenizer,
@@ -107,6 +109,17 @@ def test_data_of_any_form_and_size_gives_the_same(transform: Transform) -> None:
     columns = ColumnTransformer([("text", [TextNormalizer(), transform], ["title"])])
     fitted = assert_two_stages_alike(columns, frame())
     assert {name: field.dtype for name, field in fitted.fields.items()} == {"codes": np.int64}
+
+
+def test_tokens_beside_numbers_stay_whole_numbers() -> None:
+    data = frame().assign(delay=np.arange(len(frame()), dtype=float))
+    groups = [("text", WordTokenizer(length=5), ["title"]), ("number", StandardScaler(), ["delay"])]
+    fitted = assert_two_stages_alike(ColumnTransformer(groups), data)
+    encoded = fitted.encode(pa.Table.from_pandas(data, preserve_index=False))
+    numbers, tokens = fitted.as_module()(**{name: torch.as_tensor(each) for name, each in encoded.items()})
+    assert (numbers.dtype, numbers.shape[1]) == (torch.float32, 1)
+    assert tokens.dtype == torch.int64
+    np.testing.assert_array_equal(tokens, fitted.transform(data)[:, :5])
 
 
 @pytest.mark.parametrize(("longest", "bucket"), [(0, 4), (4, 4), (5, 8), (8, 8), (9, 12)])

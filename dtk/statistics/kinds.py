@@ -313,5 +313,12 @@ def _time_text(values: pa.Array) -> pa.Array:
 
 def _decimal_text(values: pa.Array) -> pa.Array:
     """Write decimals, none of them null, so that the scale does not show."""
-    texts = (f"{value:f}" for value in values.to_pylist())
-    return pa.array([text.rstrip("0").rstrip(".") if "." in text else text for text in texts], pa.large_string())
+    text = values.cast(pa.large_string())
+    has_exponent = pc.match_substring(text, "E")  # as Arrow writes what is near 0, or of a negative scale
+    if values.type.scale > 0:
+        text = pc.utf8_rtrim(pc.utf8_rtrim(text, "0"), ".")
+    if not pc.any(has_exponent).as_py():
+        return text
+    plain = (f"{value:f}" for value in values.filter(has_exponent).to_pylist())
+    trimmed = [number.rstrip("0").rstrip(".") if "." in number else number for number in plain]
+    return pc.replace_with_mask(text, has_exponent, pa.array(trimmed, pa.large_string()))

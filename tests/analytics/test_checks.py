@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import math
@@ -266,6 +267,18 @@ def test_allowed_values_of_every_kind() -> None:
     found = rules(profile(table, schema={"columns": first}))
     assert [one[0] for one in found] == ["i", "f", "b", "n", "d", "t"]
     assert {one[2:3] + one[4:] for one in found} == {(1, 1)}
+
+
+def test_allowed_dates_outlive_a_file_and_are_exact_in_far_years() -> None:
+    times = [dt.datetime(2013, 1, 1), dt.datetime(2013, 1, 2, 3, 4, 5, 6), dt.datetime(9999, 12, 31)]
+    schema = read_schema({"columns": {"t": {"values": times}}})
+    again = read_schema(yaml.safe_load(schema.to_yaml()))  # dates are text now
+    assert profile(pa.table({"t": pa.array(times, pa.timestamp("us"))}), schema=again).is_valid
+    beside = [dt.datetime(2013, 1, 2, 3, 4, 5, 7), times[2]]
+    for one in (schema, again):
+        assert rules(profile(pa.table({"t": pa.array(beside, pa.timestamp("us"))}), schema=one)) == [
+            ("t", "values", 1, "2013-01-02T03:04:05.000007", 0)
+        ]
 
 
 def test_keys_say_their_first_repeat_wherever_it_is(tmp_path: Path) -> None:

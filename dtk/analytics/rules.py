@@ -16,9 +16,9 @@ import pyarrow.compute as pc
 from dtk.analytics.columns import kind_of_column
 from dtk.analytics.numbers import show_value
 from dtk.analytics.schema import as_number
-from dtk.analytics.values import is_ordered, is_present, is_text, judge_each
+from dtk.analytics.values import is_ordered, is_present, judge_each
 from dtk.statistics import category_keys, infer_kind, to_numbers
-from dtk.statistics.kinds import stored_numbers
+from dtk.statistics.kinds import is_text, stored_numbers
 
 __all__ = ["HasKind", "HasType", "IsOneOf", "IsPresent", "IsWithin", "MatchesPattern", "Rule"]
 

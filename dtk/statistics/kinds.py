@@ -20,6 +20,7 @@ __all__ = [
     "Unit",
     "category_keys",
     "infer_kind",
+    "is_text",
     "plain_chunks",
     "stored_numbers",
     "to_floats",
@@ -59,11 +60,31 @@ def infer_kind(dtype: pa.DataType) -> Kind:
         return "boolean"
     if pa.types.is_timestamp(dtype) or pa.types.is_date(dtype):
         return "date"
-    if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+    if is_text(dtype):
         return "category"
     is_time = pa.types.is_time(dtype) or pa.types.is_duration(dtype)
     is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)
     return "number" if is_time or is_number else "ignore"
+
+
+def is_text(dtype: pa.DataType) -> bool:
+    """Tell whether values are strings.
+
+    Parameters
+    ----------
+    dtype : pyarrow.DataType
+        Of them; a dictionary of strings is one, too.
+
+    Returns
+    -------
+    bool
+        False for all else.
+    """
+    if isinstance(dtype, pa.BaseExtensionType):
+        return is_text(dtype.storage_type)
+    if pa.types.is_dictionary(dtype):
+        return is_text(dtype.value_type)
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
 
 
 def plain_chunks(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:

@@ -19,6 +19,7 @@ __all__ = [
     "Kind",
     "Unit",
     "category_keys",
+    "coded_keys",
     "infer_kind",
     "is_text",
     "plain_chunks",
@@ -311,6 +312,40 @@ def category_keys(values: pa.Array) -> pa.Array:
         return values.cast(pa.large_string())
     except pa.ArrowNotImplementedError:
         raise DataError(f"values of type {dtype} have no categories; leave the column out") from None
+
+
+def coded_keys(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Return the distinct keys of values, and which one each value has.
+
+    Parameters
+    ----------
+    values : pyarrow.Array
+        Shape [rows]; quick for dictionaries.
+
+    Returns
+    -------
+    keys : pyarrow.Array
+        See `category_keys`; distinct, none of them missing.
+    codes : numpy.ndarray
+        int64 [rows]: the position of the key, -1 where the value is missing.
+
+    Raises
+    ------
+    DataError
+        If the type has no categories.
+    """
+    values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    if pa.types.is_null(values.type):
+        return pa.nulls(0), np.full(len(values), -1)
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    encoded = category_keys(values.dictionary).dictionary_encode()  # two values may be one key
+    keys = encoded.dictionary
+    is_present = ~keys.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+    renumbered = np.where(is_present, np.cumsum(is_present) - 1, -1)
+    of_value = np.append(renumbered, -1)[encoded.indices.fill_null(len(keys)).to_numpy()]
+    codes = np.append(of_value, -1)[values.indices.cast(pa.int64()).fill_null(-1).to_numpy()]
+    return keys.filter(pa.array(is_present)), codes
 
 
 def _time_text(values: pa.Array) -> pa.Array:

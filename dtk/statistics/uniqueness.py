@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from dtk.errors import ArgumentError
-from dtk.statistics.hashed_rows import first_limit, hash_rows
+from dtk.statistics.hashed_rows import checked_rows, first_limit, hash_rows
 from dtk.statistics.hashing import hash_keys
 from dtk.statistics.serial import array_from_json, array_to_json
 
@@ -92,8 +92,7 @@ class Uniqueness:
         DataError
             If the type has no keys.
         """
-        if row is None or len(row) != len(values):
-            raise ArgumentError(f"row must number the {len(values)} values; give one global row number for each")
+        row = checked_rows(row, len(values))
         columns = values.columns if isinstance(values, pa.Table) else [values]
         hashes, present = np.zeros(len(values), np.uint64), np.ones(len(values), bool)
         for column in columns:
@@ -105,7 +104,7 @@ class Uniqueness:
         self.missing += len(values) - num_present
         chosen = np.flatnonzero(present & (hashes <= np.uint64(self._limit)))
         ones, none = np.ones(len(chosen), np.int64), np.full(len(chosen), _NO_ROW, np.int64)
-        self._add((hashes[chosen], ones, np.asarray(row, np.int64)[chosen], none))
+        self._add((hashes[chosen], ones, row[chosen], none))
 
     def _add(self, part: tuple[np.ndarray, ...]) -> None:
         if len(part[0]):

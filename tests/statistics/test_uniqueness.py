@@ -131,7 +131,7 @@ def test_round_trip() -> None:
 def test_refusals() -> None:
     with pytest.raises(ArgumentError, match="max_keys=1 must be at least 2"):
         Uniqueness(1)
-    with pytest.raises(ArgumentError, match="row must number the 2 values"):
+    with pytest.raises(ArgumentError, match="row=None does not number the 2 values"):
         Uniqueness().update(pa.array([1, 2]))
     with pytest.raises(ArgumentError, match="other has max_keys=5 where this has 6"):
         Uniqueness(6).merge(Uniqueness(5))

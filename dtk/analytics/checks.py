@@ -170,7 +170,7 @@ def plan_checks(schema: TableSchema, found: pa.Schema) -> CheckPlan:
     return CheckPlan(
         checks=tuple(check for name, column in there.items() for check in _checks_of(name, column)),
         orders=tuple((name, column.order) for name, column in there.items() if column.order is not None),
-        keys=tuple(keys),
+        keys=tuple(dict.fromkeys(keys)),
         max_keys=schema.max_keys,
         absent=tuple(absent),
         extra=() if schema.extra else tuple(name for name in found.names if name not in schema.columns),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from dtk.analytics.numbers import Value, iso_date
+from dtk.analytics.numbers import Value, iso_date, json_fields, known_number
 from dtk.statistics import Moments
 from dtk.statistics.grid_blocks import BlockGroup, grouped_blocks
 
@@ -76,11 +76,7 @@ class VariableProfile:
         dict
             All fields, and the missing share.
         """
-        fields = asdict(self) | {"missing_share": self.missing_share}
-        return {
-            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in fields.items()
-        }
+        return json_fields(asdict(self) | {"missing_share": self.missing_share})
 
 
 @dataclass(frozen=True)
@@ -217,12 +213,8 @@ def _describe(name: str, variable: xr.DataArray, moments: Moments | None) -> Var
         return VariableProfile(**common, min=iso_date(moments.min), max=iso_date(moments.max))
     return VariableProfile(
         **common,
-        mean=_number(moments.mean),
-        std=_number(moments.std),
-        min=_number(moments.min),
-        max=_number(moments.max),
+        mean=known_number(moments.mean),
+        std=known_number(moments.std),
+        min=known_number(moments.min),
+        max=known_number(moments.max),
     )
-
-
-def _number(number: int | float) -> int | float | None:
-    return None if math.isnan(number) else number

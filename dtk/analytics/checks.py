@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -22,78 +22,11 @@ from dtk.analytics.rules import (
 )
 from dtk.analytics.schema import ColumnSchema, TableSchema, as_number, is_date
 from dtk.analytics.values import is_ordered, plain_value
+from dtk.analytics.violations import Violation
 from dtk.errors import ArgumentError
 from dtk.statistics import Uniqueness, infer_kind
 
-__all__ = ["Check", "CheckPlan", "CheckState", "Tally", "Violation", "plan_checks"]
-
-
-@dataclass(frozen=True)
-class Violation:
-    """What a table should be and is not.
-
-    Parameters
-    ----------
-    columns : tuple of str
-        Where: one, but for a key of several columns.
-    rule : str
-        Which setting of the schema, or which measure of drift.
-    wanted : str
-        What should be, in words.
-    num_rows : int
-        Rows that break the rule.
-    share : float
-        Of all rows.
-    value : str, int, float, bool or None
-        An example: that of the first row that breaks the rule.
-    row : int or None
-        The number of that row, from 0.
-    part : int or None
-        Where rows can't be numbered through, as after a filter: the chunk or partition in which `row` counts.
-    error : int
-        How far `num_rows` can be off, with 99% confidence; 0 where it is exact.
-    origin : {"schema", "drift"}
-        Who says so.
-    """
-
-    columns: tuple[str, ...]
-    rule: str
-    wanted: str
-    num_rows: int
-    share: float
-    value: Value = None
-    row: int | None = None
-    part: int | None = None
-    error: int = 0
-    origin: Literal["schema", "drift"] = "schema"
-
-    @property
-    def column(self) -> str:
-        """Where, in words."""
-        return ", ".join(self.columns)
-
-    @property
-    def place(self) -> str:
-        """Which row the example is from, in words."""
-        if self.row is None:
-            return ""
-        return show_count(self.row) if self.part is None else f"{show_count(self.row)} of part {self.part}"
-
-    @property
-    def extent(self) -> str:
-        """How many rows, in words."""
-        about = f" +- {show_count(self.error)}" if self.error else ""
-        return f"{show_count(self.num_rows)}{about} ({show_share(self.share)})"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values.
-
-        Returns
-        -------
-        dict
-            All fields, and the columns in words.
-        """
-        return {"column": self.column, **asdict(self), "columns": list(self.columns)}
+__all__ = ["Check", "CheckPlan", "CheckState", "Tally", "plan_checks"]
 
 
 @dataclass
@@ -237,7 +170,7 @@ def plan_checks(schema: TableSchema, found: pa.Schema) -> CheckPlan:
     return CheckPlan(
         checks=tuple(check for name, column in there.items() for check in _checks_of(name, column)),
         orders=tuple((name, column.order) for name, column in there.items() if column.order is not None),
-        keys=tuple(keys),
+        keys=tuple(dict.fromkeys(keys)),
         max_keys=schema.max_keys,
         absent=tuple(absent),
         extra=() if schema.extra else tuple(name for name in found.names if name not in schema.columns),

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dtk.analytics.numbers import Value, iso_date
+from dtk.analytics.numbers import Value, iso_date, json_fields, known_number
 from dtk.errors import DataError
 from dtk.statistics import Categories, Moments, category_keys, infer_kind
 from dtk.statistics.sample import rank_error
@@ -143,8 +143,7 @@ class ColumnProfile:
         dict
             All fields, and the missing share.
         """
-        fields = asdict(self) | {"missing_share": self.missing_share}
-        return {name: _json_value(value) for name, value in fields.items()}
+        return json_fields(asdict(self) | {"missing_share": self.missing_share})
 
 
 class ColumnState:
@@ -266,9 +265,9 @@ def summarise_column(
             **common,
             kind="text" if is_text or (moments.mean >= _TEXT_LENGTH and not categories.is_exact) else "category",
             num_missing=categories.missing,
-            length_min=_number(moments.min),
-            length_mean=_number(moments.mean),
-            length_max=_number(moments.max),
+            length_min=known_number(moments.min),
+            length_mean=known_number(moments.mean),
+            length_max=known_number(moments.max),
         )
     present = sample[~np.isnan(sample)]
     common |= {
@@ -279,7 +278,7 @@ def summarise_column(
         "num_sampled": len(present),
     }
     if state.kind == "boolean":
-        return ColumnProfile(**common, mean=_number(moments.mean), std=_number(moments.std))
+        return ColumnProfile(**common, mean=known_number(moments.mean), std=known_number(moments.std))
     finite = present[np.isfinite(present)]
     scale = (moments.count - moments.num_infinite) / len(finite) if len(finite) else 0.0
     with np.errstate(invalid="ignore", over="ignore"):  # between infinite or huge values
@@ -297,20 +296,16 @@ def summarise_column(
     edges, counts = _histogram(finite, scale, whole=pa.types.is_integer(dtype))
     return ColumnProfile(
         **common,
-        mean=_number(moments.mean),
-        std=_number(moments.std),
-        min=_number(moments.min),
-        max=_number(moments.max),
-        quantiles={str(share): _number(value) for share, value in zip(QUANTILES, quantiles.tolist(), strict=True)},
+        mean=known_number(moments.mean),
+        std=known_number(moments.std),
+        min=known_number(moments.min),
+        max=known_number(moments.max),
+        quantiles={str(share): known_number(value) for share, value in zip(QUANTILES, quantiles.tolist(), strict=True)},
         skewness=_skewness(finite),
         grid=tuple(np.quantile(present, _GRID, method="inverted_cdf").tolist()) if len(present) else (),
         histogram_edges=edges,
         histogram_counts=counts,
     )
-
-
-def _number(number: int | float) -> int | float | None:
-    return None if math.isnan(number) else number
 
 
 def _histogram(values: np.ndarray, scale: float, *, whole: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -339,14 +334,3 @@ def _skewness(values: np.ndarray) -> float | None:
         if not math.isfinite(std) or std <= 1e-12 * float(np.abs(values).max()):
             return None
         return float(np.mean((distances / std) ** 3))
-
-
-def _json_value(value: Any) -> Any:
-    """Replace tuples by lists, and floats that JSON cannot write by strings."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, (list, tuple)):
-        return [_json_value(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _json_value(item) for key, item in value.items()}
-    return value

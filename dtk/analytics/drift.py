@@ -10,12 +10,13 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from dtk.analytics.checks import Check, CheckPlan, CheckState, Tally, Violation
+from dtk.analytics.checks import Check, CheckPlan, CheckState, Tally
 from dtk.analytics.columns import ColumnProfile
 from dtk.analytics.known import KnownColumn
-from dtk.analytics.numbers import show_number, show_share
+from dtk.analytics.numbers import json_fields, show_number, show_share
 from dtk.analytics.rules import HasKind, IsOneOf, IsWithin
 from dtk.analytics.schema import DriftLimits
+from dtk.analytics.violations import Violation
 
 __all__ = ["Drift", "measure_drift", "plan_drift", "psi"]
 
@@ -69,11 +70,7 @@ class Drift:
         dict
             All fields, and ``is_beyond``. Numbers that JSON cannot write are strings.
         """
-        fields = asdict(self) | {"is_beyond": self.is_beyond}
-        return {
-            name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in fields.items()
-        }
+        return json_fields(asdict(self) | {"is_beyond": self.is_beyond})
 
 
 def plan_drift(plan: CheckPlan, known: Sequence[KnownColumn], limits: DriftLimits, found: pa.Schema) -> CheckPlan:

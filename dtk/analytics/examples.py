@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from dtk.analytics.checks import Violation
 from dtk.analytics.numbers import Value
 from dtk.analytics.values import plain_value
+from dtk.analytics.violations import Violation
 from dtk.sources import Source
 
 __all__ = ["located"]

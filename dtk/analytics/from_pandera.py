@@ -21,7 +21,7 @@ _KINDS: Final = (
     (re.compile(r"bool|boolean"), "boolean"),
     (re.compile(r"datetime64.*|date|timestamp.*"), "date"),
     (re.compile(r"str|string.*|category"), "category"),
-    (re.compile(r"u?int.*|float.*|decimal.*|timedelta.*|double"), "number"),
+    (re.compile(r"u?int(?!erval).*|float.*|decimal.*|timedelta.*|double"), "number"),
 )
 _LARGEST_EXACT: Final = 2**53
 

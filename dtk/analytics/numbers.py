@@ -1,12 +1,14 @@
-"""Write numbers and dates for people."""
+"""Write numbers and dates for people, and for JSON."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-__all__ = ["iso_date", "show_count", "show_number", "show_share", "show_value"]
+__all__ = ["iso_date", "json_fields", "known_number", "show_count", "show_number", "show_share", "show_value"]
 
 Value = str | int | float | bool | None
 
@@ -32,6 +34,46 @@ def iso_date(nanoseconds: float) -> str | None:
     if math.isnan(nanoseconds):
         return None
     return str(np.datetime64(int(nanoseconds) // 10**9, "s")).removesuffix("T00:00:00")
+
+
+def known_number(number: int | float) -> int | float | None:
+    """Return a number, or None where there is none.
+
+    Parameters
+    ----------
+    number : int or float
+        NaN where there is none.
+
+    Returns
+    -------
+    int, float or None
+        The same.
+    """
+    return None if math.isnan(number) else number
+
+
+def json_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of something as plain JSON values.
+
+    Parameters
+    ----------
+    fields : mapping of str to object
+        Plain values, and tuples and dicts of them.
+
+    Returns
+    -------
+    dict
+        Lists for tuples, and strings for floats that JSON cannot write, such as ``"inf"``.
+    """
+    return {name: _json_value(value) for name, value in fields.items()}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, (list, tuple)):
+        return [_json_value(item) for item in value]
+    return json_fields(value) if isinstance(value, dict) else value
 
 
 def show_count(count: int) -> str:

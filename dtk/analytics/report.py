@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dtk.analytics.arrays import DimProfile, VariableProfile
-from dtk.analytics.checks import Violation
 from dtk.analytics.columns import ColumnProfile
 from dtk.analytics.drift import Drift
 from dtk.analytics.findings import Finding
 from dtk.analytics.numbers import show_count, show_number, show_share, show_value
 from dtk.analytics.table import Correlations
+from dtk.analytics.violations import Violation
 from dtk.errors import ArgumentError
 from dtk.memory import format_nbytes
 from dtk.pages import save_page

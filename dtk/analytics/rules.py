@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -14,8 +15,10 @@ import pyarrow.compute as pc
 
 from dtk.analytics.columns import kind_of_column
 from dtk.analytics.numbers import show_value
-from dtk.analytics.values import is_ordered, is_present, is_text, judge_each
-from dtk.statistics import category_keys, to_numbers
+from dtk.analytics.schema import as_number
+from dtk.analytics.values import is_ordered, is_present, judge_each
+from dtk.statistics import category_keys, infer_kind, to_numbers
+from dtk.statistics.kinds import is_text, stored_numbers
 
 __all__ = ["HasKind", "HasType", "IsOneOf", "IsPresent", "IsWithin", "MatchesPattern", "Rule"]
 
@@ -220,7 +223,7 @@ class IsOneOf:
     Parameters
     ----------
     values : tuple
-        All that are right: text, numbers, booleans and dates.
+        All that are right: text, numbers, booleans and dates, also as text in ISO 8601.
     name : str
         As a schema calls it.
     """
@@ -254,9 +257,19 @@ class IsOneOf:
         return None if kind_of_column(values.type) == "other" else judge_each(values, self._unknown)
 
     def _unknown(self, values: pa.Array) -> np.ndarray:
+        if infer_kind(values.type) == "date":
+            return self._unknown_times(values)
         keys = category_keys(values)
         known = pc.is_in(keys, value_set=self._known(keys.type))
         return np.asarray(~known.to_numpy(zero_copy_only=False))
+
+    def _unknown_times(self, values: pa.Array) -> np.ndarray:
+        """Compare dates as they are stored: in nanoseconds, those of far years would lose digits."""
+        ticks, unit = stored_numbers(values)
+        assert unit.ns_per_tick is not None
+        known = [divmod(time, unit.ns_per_tick) for time in self._times]
+        fitting = [tick for tick, rest in known if rest == 0 and -(2**63) <= tick < 2**63]
+        return np.isin(ticks.astype(np.int64), np.array(fitting, np.int64), invert=True)
 
     def _known(self, dtype: pa.DataType) -> pa.Array:
         """Return the values as keys of a type, those left out that it can't hold."""
@@ -279,10 +292,17 @@ class IsOneOf:
             elif isinstance(value, (int, float)) and not isinstance(value, bool):  # what a decimal would be
                 text = f"{Decimal(repr(value)):f}"
                 texts.append(text.rstrip("0").rstrip(".") if "." in text else text)
-            elif not isinstance(value, bool):
-                (key,) = category_keys(pa.array([value])).to_pylist()
-                texts += [key, f"{key.removesuffix('Z')}T00:00:00Z" if "T" not in key else f"{key.removesuffix('Z')}Z"]
         return texts
+
+    @cached_property
+    def _times(self) -> list[int]:
+        """Dates, also those that a file says as text, in nanoseconds since 1970."""
+        times = []
+        for value in self.values:
+            if not isinstance(value, (int, float)):
+                with suppress(ValueError):  # text that is no date is no value of a column of dates
+                    times.append(int(as_number(value)))
+        return times
 
 
 @dataclass(frozen=True)

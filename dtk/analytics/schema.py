@@ -24,6 +24,7 @@ __all__ = ["Bound", "ColumnSchema", "DriftLimits", "TableSchema", "as_number", "
 _NS_PER_S: Final = 10**9
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 _TEXT_KINDS: Final = ("category", "text")
+_WITH_PARAMETERS: Final = re.compile(r"[<(,=]|\[\d+\]")  # types that Arrow can name, but not make of a name
 
 Bound = int | float | dt.datetime | dt.date | str
 Allowed = bool | int | float | dt.datetime | dt.date | str
@@ -95,7 +96,7 @@ class ColumnSchema(_Section):
     @field_validator("dtype")
     @classmethod
     def _is_a_type(cls, dtype: str | None) -> str | None:
-        if dtype is None or any(character in dtype for character in "[<("):
+        if dtype is None or _WITH_PARAMETERS.search(dtype):
             return dtype
         try:
             return str(pa.type_for_alias(dtype))

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from dtk.analytics.checks import CheckPlan, CheckState
 from dtk.analytics.columns import ColumnProfile, ColumnState, kind_of_column, summarise_column
-from dtk.statistics import RowSample, category_keys, to_floats
+from dtk.statistics import RowSample, TableSample, category_keys, to_floats
 from dtk.statistics.kinds import plain_chunks
 
 __all__ = ["Correlations", "TableState", "correlate", "summarise_table"]
@@ -79,7 +79,9 @@ class TableState:
         is_category = target is not None and self.columns[target].kind == "category"
         self.target = target if is_category else None
         nbytes_per_row = 8 * max(1, len(self.sampled))
-        self.sample = RowSample(min(SAMPLE_ROWS, max(1, SAMPLE_NBYTES // nbytes_per_row)), total_rows=total_rows)
+        size = min(SAMPLE_ROWS, max(1, SAMPLE_NBYTES // nbytes_per_row))
+        self.sample = TableSample(self.sampled, size, total_rows=total_rows)
+        self.target_sample = RowSample(size, total_rows=total_rows)  # of the same rows
         self.num_rows = 0
 
     def update(self, table: pa.Table, first_row: int) -> None:
@@ -97,17 +99,11 @@ class TableState:
         self.checks.update(table, first_row)
         self.num_rows += table.num_rows
         row = np.arange(first_row, first_row + table.num_rows)
-        names = [*self.sampled, *([self.target] if self.target is not None else [])]
-        if names:
-            self.sample.update(table.select(names), row, convert=self._whole_rows)
-
-    def _whole_rows(self, table: pa.Table) -> pa.StructArray:
-        """Return rows as structs, of the same type whatever the types of the chunk: floats, and the target as text."""
-        fields = [pa.array(to_floats(table[name])) for name in self.sampled]
-        if self.target is not None:
+        if self.sampled:
+            self.sample.update(table, row)
+        if self.target is not None:  # as text, whatever the types of the chunk
             keys = [category_keys(chunk).cast(pa.large_string()) for chunk in plain_chunks(table[self.target])]
-            fields.append(pa.chunked_array(keys, pa.large_string()).combine_chunks())
-        return pa.StructArray.from_arrays(fields, names=[str(number) for number in range(len(fields))])
+            self.target_sample.update(pa.chunked_array(keys, pa.large_string()), row)
 
     def merge(self, other: TableState) -> None:
         """Take in what another state has seen.
@@ -122,11 +118,14 @@ class TableState:
         self.checks.merge(other.checks)
         self.num_rows += other.num_rows
         self.sample.merge(other.sample)
+        self.target_sample.merge(other.target_sample)
 
     @property
     def num_sampled(self) -> int:
         """Rows in the sample; all of them where no column is sampled."""
-        return len(self.sample.values) if self.sampled or self.target is not None else self.num_rows
+        if self.sampled:
+            return self.sample.num_sampled
+        return self.num_rows if self.target is None else self.target_sample.num_sampled
 
     @property
     def sample_nbytes(self) -> int | None:
@@ -141,12 +140,11 @@ class TableState:
         dict of str to numpy.ndarray
             float64 [sampled rows] by column, NaN where missing; a target of two classes as 0 and 1.
         """
-        rows = self.sample.values
-        if not len(rows):
+        if not self.num_rows:
             return {}
-        found = {name: rows.field(at).to_numpy() for at, name in enumerate(self.sampled)}
+        found = {name: values.astype(np.float64, copy=False) for name, values in self.sample.values.items()}
         if self.target is not None:
-            encoded = rows.field(len(self.sampled)).dictionary_encode()
+            encoded = self.target_sample.values.dictionary_encode()
             if len(encoded.dictionary) == 2:
                 found[self.target] = to_floats(encoded.indices)
         return found

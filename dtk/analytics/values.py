@@ -11,27 +11,9 @@ import pyarrow as pa
 from dtk.analytics.numbers import Value
 from dtk.statistics import category_keys, infer_kind, to_floats
 
-__all__ = ["is_ordered", "is_present", "is_text", "judge_each", "plain_value"]
+__all__ = ["is_ordered", "is_present", "judge_each", "plain_value"]
 
 _MAX_TEXT: Final = 200
-
-
-def is_text(dtype: pa.DataType) -> bool:
-    """Tell whether values are strings.
-
-    Parameters
-    ----------
-    dtype : pyarrow.DataType
-        Of them; a dictionary of strings is one, too.
-
-    Returns
-    -------
-    bool
-        False for all else.
-    """
-    if pa.types.is_dictionary(dtype):
-        return is_text(dtype.value_type)
-    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
 
 
 def is_ordered(dtype: pa.DataType) -> bool:

@@ -19,8 +19,9 @@ from dtk.statistics.scan_grid import scan_grid
 from dtk.statistics.sketch import QuantileSketch
 from dtk.statistics.table_sample import TableSample
 from dtk.statistics.target_by_category import TargetByCategory
+from dtk.statistics.terms import split_terms
 from dtk.statistics.uniqueness import Uniqueness
-from dtk.statistics.vocabulary import Vocabulary, split_words
+from dtk.statistics.vocabulary import Vocabulary
 
 __all__ = [
     "Categories",
@@ -49,7 +50,7 @@ __all__ = [
     "quantiles",
     "scan",
     "scan_grid",
-    "split_words",
+    "split_terms",
     "to_floats",
     "to_numbers",
 ]

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from dtk.errors import ArgumentError
-from dtk.statistics.array_text import array_of_text, text_of_array
 from dtk.statistics.kinds import to_floats
+from dtk.statistics.serial import array_from_json, array_to_json
 
 __all__ = ["Covariance"]
 
 _BLOCK_VALUES: Final = 2**18  # of all columns together
+_ROUNDING: Final = 16 * np.finfo(np.float64).eps
+_SUMS: Final = ("count", "mean", "squares", "products")
 
 
 class Covariance:
@@ -41,7 +43,8 @@ class Covariance:
     Notes
     -----
     Holds 32 bytes for each pair of columns. Parts merge by the method of Chan, Golub and LeVeque (1979), which keeps
-    its digits where means are much larger than spreads. A column with infinite values has no covariances: they are NaN.
+    its digits where means are much larger than spreads. A column with infinite values has no mean and no covariances:
+    they are NaN.
 
     Examples
     --------
@@ -148,8 +151,9 @@ class Covariance:
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean of each column: float64 [columns]; NaN without values."""
-        return np.where(self._count.diagonal(), self._mean.diagonal(), np.nan)
+        """The mean of each column: float64 [columns]; NaN without values, and with infinite ones."""
+        mean = self._mean.diagonal()
+        return np.where((self._count.diagonal() > 0) & np.isfinite(mean), mean, np.nan)
 
     def covariance(self, ddof: int = 0) -> np.ndarray:
         """Return the covariances.
@@ -174,8 +178,10 @@ class Covariance:
         numpy.ndarray
             float64 [columns, columns], between -1 and 1; NaN where one of a pair is constant.
         """
-        spreads = np.sqrt(self._squares) * np.sqrt(self._squares.T)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
+            rounding = self._count * np.square(_ROUNDING * self._mean)  # what a rounded mean leaves of a constant
+            squares = np.where(self._squares > rounding, self._squares, 0.0)
+            spreads = np.sqrt(squares) * np.sqrt(squares.T)
             return np.clip(self._products / np.where(spreads > 0, spreads, np.nan), -1.0, 1.0)
 
     def result(self) -> dict[str, np.ndarray]:
@@ -199,10 +205,9 @@ class Covariance:
         Returns
         -------
         dict
-            Arrays are strings: base64 of their little-endian bytes.
+            The columns, and the sums as arrays in base64.
         """
-        arrays = {name: text_of_array(getattr(self, f"_{name}")) for name in ("count", "mean", "squares", "products")}
-        return {"columns": list(self.columns), **arrays}
+        return {"columns": list(self.columns), **{name: array_to_json(getattr(self, f"_{name}")) for name in _SUMS}}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
@@ -219,7 +224,6 @@ class Covariance:
             Equal to the first, to the last bit.
         """
         covariance = cls(state["columns"])
-        for name in ("count", "mean", "squares", "products"):
-            empty = getattr(covariance, f"_{name}")
-            setattr(covariance, f"_{name}", array_of_text(state[name], empty.dtype).reshape(empty.shape))
+        for name in _SUMS:
+            setattr(covariance, f"_{name}", array_from_json(state[name]))
         return covariance

@@ -207,8 +207,9 @@ class _Pass:
                     count.update(numbers, hashes)
             else:
                 order = np.argsort(numbers)
+                ordered, their_hashes = numbers[order], hashes[order]
                 for count in counts:
-                    count.update_sorted(numbers[order], hashes[order])
+                    count.update_sorted(ordered, their_hashes)
 
     def merge(self, other: Self) -> None:
         for name, counts in self.counts.items():

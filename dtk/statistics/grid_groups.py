@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 from dtk.statistics.array_text import array_of_text, text_of_array
 from dtk.statistics.grid_moments import GridMoments
 from dtk.statistics.grid_sums import GridSums, add_block
@@ -53,7 +53,8 @@ class GroupedGridMoments(GridMoments):
     Raises
     ------
     ArgumentError
-        If a dimension is none of the variable's, or the grouped one is to be kept.
+        If a dimension is none of the variable's, or the grouped one is to be kept; if the groups are called like a
+        dimension, or are more than they say.
 
     Notes
     -----
@@ -74,6 +75,10 @@ class GroupedGridMoments(GridMoments):
             raise ArgumentError(
                 f"dim={groups.dim!r} is grouped: it must be one of {list(sizes)}, and none that is kept"
             )
+        if groups.name in sizes:
+            raise ArgumentError(f"name={groups.name!r} of the groups is a dimension of the variable; give another name")
+        if int(groups.codes.max(initial=-1)) >= groups.num_groups:
+            raise ArgumentError(f"codes up to {groups.codes.max()} must lie below num_groups={groups.num_groups}")
         self.groups = groups
         self.dims = (groups.name, *self.dims)
         self.shape = (groups.num_groups, *self.shape)
@@ -92,11 +97,25 @@ class GroupedGridMoments(GridMoments):
             Not used.
         at : mapping of str to slice, optional
             Where along the grouped dimension, and along those that are kept, the block lies; all of it by default.
+
+        Raises
+        ------
+        DataError
+            If the block is of another shape, or holds no numbers.
         """
         axis = list(self.sizes).index(self.groups.dim)
         axes = tuple(axis for axis, dim in enumerate(self.sizes) if dim not in self.dims)
         codes = self.groups.codes[(at or {}).get(self.groups.dim, slice(None))]
         where = tuple((at or {}).get(dim, slice(None)) for dim in self.dims[1:])
+        shape = self._sums.at((slice(0, 1), *where)).count.shape[1:]
+        kept = tuple(size for axis, size in enumerate(values.shape) if axis not in axes)
+        if values.ndim != len(self.sizes) or kept != shape or values.shape[axis] != len(codes):
+            raise DataError(
+                f"a block of shape {values.shape} does not fit dimensions {tuple(self.sizes)}, of which "
+                f"{dict(zip(self.dims[1:], shape, strict=True))} are kept, and {len(codes)} along {self.groups.dim!r}"
+            )
+        if values.dtype.kind not in "biuf":
+            raise DataError(f"values of type {values.dtype} are no numbers; convert them first")
         for group in np.unique(codes[codes >= 0]).tolist():
             positions = np.flatnonzero(codes == group)
             first, last = int(positions[0]), int(positions[-1]) + 1

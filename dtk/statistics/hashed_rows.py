@@ -10,7 +10,7 @@ import numpy as np
 from dtk.errors import ArgumentError
 from dtk.statistics.serial import array_from_json, array_to_json
 
-__all__ = ["HashedRows", "first_limit", "hash_rows", "splitmix64"]
+__all__ = ["HashedRows", "checked_rows", "first_limit", "hash_rows", "splitmix64"]
 
 _MASK = 2**64 - 1
 _PART_ROWS = 65_536
@@ -63,13 +63,8 @@ class HashedRows:
 
     def _choose(self, num_rows: int, row: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """Return the indices of rows that may stay, and their hashes."""
-        if row is None or len(row) != num_rows:
-            raise ArgumentError(
-                f"row={'None' if row is None else f'[{len(row)}]'} does not number the {num_rows} values; "
-                "give one global row number for each"
-            )
+        hashes = hash_rows(checked_rows(row, num_rows), seed=self.seed)
         self.num_rows += num_rows
-        hashes = hash_rows(row, seed=self.seed)
         chosen = np.flatnonzero(hashes <= np.uint64(self._limit))
         return chosen, hashes if len(chosen) == num_rows else hashes[chosen]
 
@@ -175,6 +170,34 @@ class HashedRows:
     def _replace(self, hashes: np.ndarray, held: Any) -> None:
         self._hashes, self._held = ([hashes], [held]) if len(hashes) else ([], [])
         self._num_held = len(hashes)
+
+
+def checked_rows(row: np.ndarray | None, num_rows: int) -> np.ndarray:
+    """Check that rows are numbered.
+
+    Parameters
+    ----------
+    row : numpy.ndarray or None
+        Their numbers.
+    num_rows : int
+        How many they are.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 [rows].
+
+    Raises
+    ------
+    ArgumentError
+        If there are none, or not as many.
+    """
+    if row is None or len(row) != num_rows:
+        raise ArgumentError(
+            f"row={'None' if row is None else f'[{len(row)}]'} does not number the {num_rows} values; "
+            "give one global row number for each"
+        )
+    return np.asarray(row, np.int64)
 
 
 def first_limit(size: int, total_rows: int) -> int:

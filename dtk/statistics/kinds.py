@@ -19,7 +19,9 @@ __all__ = [
     "Kind",
     "Unit",
     "category_keys",
+    "coded_keys",
     "infer_kind",
+    "is_text",
     "plain_chunks",
     "stored_numbers",
     "to_floats",
@@ -59,11 +61,31 @@ def infer_kind(dtype: pa.DataType) -> Kind:
         return "boolean"
     if pa.types.is_timestamp(dtype) or pa.types.is_date(dtype):
         return "date"
-    if pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+    if is_text(dtype):
         return "category"
     is_time = pa.types.is_time(dtype) or pa.types.is_duration(dtype)
     is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype) or pa.types.is_decimal(dtype)
     return "number" if is_time or is_number else "ignore"
+
+
+def is_text(dtype: pa.DataType) -> bool:
+    """Tell whether values are strings.
+
+    Parameters
+    ----------
+    dtype : pyarrow.DataType
+        Of them; a dictionary of strings is one, too.
+
+    Returns
+    -------
+    bool
+        False for all else.
+    """
+    if isinstance(dtype, pa.BaseExtensionType):
+        return is_text(dtype.storage_type)
+    if pa.types.is_dictionary(dtype):
+        return is_text(dtype.value_type)
+    return bool(pa.types.is_string(dtype) or pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype))
 
 
 def plain_chunks(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
@@ -292,6 +314,40 @@ def category_keys(values: pa.Array) -> pa.Array:
         raise DataError(f"values of type {dtype} have no categories; leave the column out") from None
 
 
+def coded_keys(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
+    """Return the distinct keys of values, and which one each value has.
+
+    Parameters
+    ----------
+    values : pyarrow.Array
+        Shape [rows]; quick for dictionaries.
+
+    Returns
+    -------
+    keys : pyarrow.Array
+        See `category_keys`; distinct, none of them missing.
+    codes : numpy.ndarray
+        int64 [rows]: the position of the key, -1 where the value is missing.
+
+    Raises
+    ------
+    DataError
+        If the type has no categories.
+    """
+    values = values.storage if isinstance(values, pa.ExtensionArray) else values
+    if pa.types.is_null(values.type):
+        return pa.nulls(0), np.full(len(values), -1)
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    encoded = category_keys(values.dictionary).dictionary_encode()  # two values may be one key
+    keys = encoded.dictionary
+    is_present = ~keys.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+    renumbered = np.where(is_present, np.cumsum(is_present) - 1, -1)
+    of_value = np.append(renumbered, -1)[encoded.indices.fill_null(len(keys)).to_numpy()]
+    codes = np.append(of_value, -1)[values.indices.cast(pa.int64()).fill_null(-1).to_numpy()]
+    return keys.filter(pa.array(is_present)), codes
+
+
 def _time_text(values: pa.Array) -> pa.Array:
     """Write dates and times so that the unit does not show: no zeros at the end, and no midnight."""
     dtype = values.type
@@ -313,5 +369,12 @@ def _time_text(values: pa.Array) -> pa.Array:
 
 def _decimal_text(values: pa.Array) -> pa.Array:
     """Write decimals, none of them null, so that the scale does not show."""
-    texts = (f"{value:f}" for value in values.to_pylist())
-    return pa.array([text.rstrip("0").rstrip(".") if "." in text else text for text in texts], pa.large_string())
+    text = values.cast(pa.large_string())
+    has_exponent = pc.match_substring(text, "E")  # as Arrow writes what is near 0, or of a negative scale
+    if values.type.scale > 0:
+        text = pc.utf8_rtrim(pc.utf8_rtrim(text, "0"), ".")
+    if not pc.any(has_exponent).as_py():
+        return text
+    plain = (f"{value:f}" for value in values.filter(has_exponent).to_pylist())
+    trimmed = [number.rstrip("0").rstrip(".") if "." in number else number for number in plain]
+    return pc.replace_with_mask(text, has_exponent, pa.array(trimmed, pa.large_string()))

@@ -61,24 +61,15 @@ class RowSample(HashedRows):
     def __init__(self, size: int = 100_000, *, seed: int = 0, total_rows: int | None = None) -> None:
         super().__init__(size, seed=seed, total_rows=total_rows)
 
-    def update(
-        self,
-        values: pa.Array | pa.ChunkedArray | pa.Table,
-        row: np.ndarray | None = None,
-        *,
-        convert: Callable[[Any], pa.Array] | None = None,
-    ) -> None:
+    def update(self, values: pa.Array | pa.ChunkedArray, row: np.ndarray | None = None) -> None:
         """Take in one chunk of a column.
 
         Parameters
         ----------
-        values : pyarrow.Array, pyarrow.ChunkedArray or pyarrow.Table
-            Shape [rows], of any type; a table needs `convert`.
+        values : pyarrow.Array or pyarrow.ChunkedArray
+            Shape [rows], of any type.
         row : numpy.ndarray
             int64 [rows]: the number of each row in the whole data.
-        convert : callable, optional
-            ``convert(some of the values) -> pyarrow.Array``: what to hold of the rows that may stay, such as a struct
-            array for whole rows of a table. The same type for every chunk.
 
         Raises
         ------
@@ -87,8 +78,7 @@ class RowSample(HashedRows):
         """
         chosen, hashes = self._choose(len(values), row)
         if len(chosen):
-            taken = values.take(pa.array(chosen))
-            self._hold(hashes, convert(taken) if convert else pa.concat_arrays(plain_chunks(taken)))
+            self._hold(hashes, pa.concat_arrays(plain_chunks(values.take(pa.array(chosen)))))
 
     def _join(self, parts: list[pa.Array]) -> pa.Array:
         return _concat(parts)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dtk.statistics.array_text import array_of_text, text_of_array
+
 __all__ = [
     "array_from_json",
     "array_to_json",
@@ -64,9 +66,8 @@ def array_to_json(array: np.ndarray) -> dict[str, Any]:
     dict
         With ``dtype``, ``shape`` and the values' bytes in base64, little-endian.
     """
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    text = base64.b64encode(little.tobytes()).decode()
-    return {"dtype": little.dtype.str, "shape": list(array.shape), "base64": text}
+    dtype = array.dtype.newbyteorder("<").str
+    return {"dtype": dtype, "shape": list(array.shape), "base64": text_of_array(array)}
 
 
 def array_from_json(state: dict[str, Any]) -> np.ndarray:
@@ -82,8 +83,8 @@ def array_from_json(state: dict[str, Any]) -> np.ndarray:
     numpy.ndarray
         Writable, and equal to the first.
     """
-    values = np.frombuffer(base64.b64decode(state["base64"]), np.dtype(state["dtype"]))
-    return values.astype(values.dtype.newbyteorder("=")).reshape(state["shape"])
+    dtype = np.dtype(state["dtype"]).newbyteorder("=")
+    return array_of_text(state["base64"], dtype).reshape(state["shape"])
 
 
 def column_to_json(column: pa.Array) -> dict[str, str]:

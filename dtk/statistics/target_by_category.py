@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,30 +10,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
-from dtk.statistics.categories import _concat_keys
-from dtk.statistics.hashed_rows import hash_rows
-from dtk.statistics.kinds import category_keys, infer_kind, to_floats
+from dtk.statistics.hashed_rows import checked_rows, hash_rows
+from dtk.statistics.kinds import coded_keys, infer_kind, to_floats
+from dtk.statistics.target_cells import MISSING, NUM_OTHERS, TargetCells, pooled
 
-__all__ = ["TargetByCategory", "coded_keys", "fold_of"]
+__all__ = ["TargetByCategory", "fold_of"]
 
 _FOLD_SEED = 0x70F0
-_MISSING, _REST, _NUM_OTHERS = 0, 1, 2
-
-
-@dataclass
-class _Cells:
-    """Statistics of the target in cells [2 + categories, folds]; first missing categories, then those left out."""
-
-    keys: pa.Array
-    count: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    squares: NDArray[np.float64]
-    classes: pa.Array
-    class_counts: NDArray[np.float64] | None
-    """[2 + categories, folds, classes]; None where there are too many."""
-
-    def arrays(self) -> dict[str, NDArray[np.float64] | None]:
-        return {name: getattr(self, name) for name in ("count", "mean", "squares", "class_counts")}
+_COUNTED = ("num_rows", "missing_targets", "has_fractions", "is_number", "_max_error", "_num_distinct")
 
 
 class TargetByCategory:
@@ -64,8 +47,6 @@ class TargetByCategory:
         Whether some value of the target is no whole number.
     is_number : bool
         Whether the target is a number, so that it has moments.
-    max_error : int
-        In how many rows a category was seen at most that was left out; 0 while exact.
 
     Raises
     ------
@@ -101,9 +82,10 @@ class TargetByCategory:
         self.missing_targets = 0
         self.has_fractions = False
         self.is_number = True
-        self.max_error = 0
-        self.num_distinct = 0
-        self._cells = _zeros(pa.nulls(0), num_folds, pa.nulls(0), has_classes=True)
+        self._max_error = 0
+        self._num_distinct = 0
+        # each of more than twice as many categories as the next
+        self._parts = [TargetCells.empty(pa.nulls(0), num_folds, pa.nulls(0), has_classes=True)]
 
     def update(self, values: pa.Table, row: np.ndarray | None = None) -> None:
         """Take in one chunk.
@@ -118,12 +100,11 @@ class TargetByCategory:
         Raises
         ------
         ArgumentError
-            If `row` is not given.
+            If `row` is not given, or has another length than `values`.
         DataError
             If a column has no categories, or the target is infinite.
         """
-        if row is None:
-            raise ArgumentError("row=None does not number the values; give one global row number for each")
+        row = checked_rows(row, len(values))
         start = 0
         for batch in values.to_batches():
             rows = row[start : start + len(batch)]
@@ -149,8 +130,8 @@ class TargetByCategory:
         numbers = numbers[present]
         self.missing_targets += int((~present).sum())
         keys, codes = coded_keys(values)
-        place = (np.where(codes < 0, _MISSING, codes + _NUM_OTHERS) * self.num_folds + fold)[present]
-        shape = (len(keys) + _NUM_OTHERS, self.num_folds)
+        place = (np.where(codes < 0, MISSING, codes + NUM_OTHERS) * self.num_folds + fold)[present]
+        shape = (len(keys) + NUM_OTHERS, self.num_folds)
         size = shape[0] * shape[1]
         count = np.bincount(place, minlength=size).astype(np.float64)
         mean = np.bincount(place, weights=numbers, minlength=size) / np.maximum(count, 1)
@@ -161,13 +142,31 @@ class TargetByCategory:
             class_counts = np.bincount(cells, minlength=size * len(classes)).astype(np.float64)
             class_counts = class_counts.reshape(*shape, len(classes))
         count, mean, squares = count.reshape(shape), mean.reshape(shape), squares.reshape(shape)
-        self._absorb(_Cells(keys, count, mean, squares, classes, class_counts))
+        self._absorb(TargetCells(keys, count, mean, squares, classes, class_counts))
 
-    def _absorb(self, other: _Cells) -> None:
-        self._cells = _joined(self._cells, other, self.max_classes)
-        self.num_distinct = max(self.num_distinct, len(self._cells.keys))
-        if len(self._cells.keys) > self.max_size:
-            self.max_error += _cut(self._cells, self.max_size // 2)
+    def _absorb(self, cells: TargetCells) -> None:
+        self._parts.append(cells)
+        self._cut()
+        while len(self._parts) > 1 and len(self._parts[-2].keys) <= 2 * len(self._parts[-1].keys):
+            self._join_last()  # parts stay few, and each category is copied a few times only
+
+    def _join_last(self) -> None:
+        self._parts[-2:] = [self._parts[-2].joined(self._parts[-1], self.max_classes)]
+        self._cut()
+
+    def _cut(self) -> None:
+        """Hold no more categories than may be."""
+        num_keys = len(self._parts[-1].keys)
+        self._num_distinct = max(self._num_distinct, num_keys)
+        if num_keys > self.max_size:
+            self._parts[-1], most_rows = self._parts[-1].cut(self.max_size // 2)
+            self._max_error += most_rows
+
+    def _join(self) -> TargetCells:
+        """Return all that was seen, which may cut some."""
+        while len(self._parts) > 1:
+            self._join_last()
+        return self._parts[0]
 
     def merge(self, other: Self) -> None:
         """Take in what another object has seen.
@@ -181,9 +180,10 @@ class TargetByCategory:
         self.missing_targets += other.missing_targets
         self.has_fractions |= other.has_fractions
         self.is_number &= other.is_number
-        self.max_error += other.max_error
-        self.num_distinct = max(self.num_distinct, other.num_distinct)
-        self._absorb(other._cells)
+        self._max_error += other._max_error
+        self._num_distinct = max(self._num_distinct, other._num_distinct)
+        for cells in other._parts:
+            self._absorb(cells)
 
     @property
     def is_exact(self) -> bool:
@@ -191,14 +191,27 @@ class TargetByCategory:
         return self.max_error == 0
 
     @property
+    def max_error(self) -> int:
+        """In how many rows a category was seen at most that was left out; 0 while exact."""
+        self._join()
+        return self._max_error
+
+    @property
+    def num_distinct(self) -> int:
+        """How many categories there are; a lower bound unless exact."""
+        self._join()
+        return self._num_distinct
+
+    @property
     def keys(self) -> pa.Array:
         """The categories, see `category_keys`."""
-        return self._cells.keys
+        return self._join().keys
 
     @property
     def classes(self) -> pa.Array | None:
         """The values of the target; None where there are more than `max_classes`, or fractions among them."""
-        return None if self._cells.class_counts is None or self.has_fractions else self._cells.classes
+        cells = self._join()
+        return None if cells.class_counts is None or self.has_fractions else cells.classes
 
     def moments(self, without_fold: int | None = None) -> tuple[NDArray[np.float64], ...]:
         """Return moments of the target in each category.
@@ -214,8 +227,8 @@ class TargetByCategory:
             Three float64 [2 + categories]: count, mean and sum of squared distances from it; first where the category
             is missing, then for those left out, then by `keys`.
         """
-        cells, kept = self._cells, np.arange(self.num_folds) != without_fold
-        return _pooled(cells.count[:, kept], cells.mean[:, kept], cells.squares[:, kept], axis=1)
+        cells, kept = self._join(), np.arange(self.num_folds) != without_fold
+        return pooled(cells.count[:, kept], cells.mean[:, kept], cells.squares[:, kept], axis=1)
 
     def class_counts(self, without_fold: int | None = None) -> NDArray[np.float64]:
         """Return how often each class occurs in each category.
@@ -230,9 +243,10 @@ class TargetByCategory:
         numpy.ndarray
             float64 [2 + categories, classes], in the order of `moments` and of `classes`.
         """
-        assert self._cells.class_counts is not None
+        class_counts = self._join().class_counts
+        assert class_counts is not None
         kept = np.arange(self.num_folds) != without_fold
-        summed: NDArray[np.float64] = self._cells.class_counts[:, kept].sum(axis=1)
+        summed: NDArray[np.float64] = class_counts[:, kept].sum(axis=1)
         return summed
 
     def result(self) -> dict[str, Any]:
@@ -247,8 +261,8 @@ class TargetByCategory:
         order = pc.sort_indices(self.keys).to_numpy()
         return {
             "categories": self.keys.take(pa.array(order)).to_pylist(),
-            "count": count[_NUM_OTHERS:][order],
-            "mean": mean[_NUM_OTHERS:][order],
+            "count": count[NUM_OTHERS:][order],
+            "mean": mean[NUM_OTHERS:][order],
             "classes": None if self.classes is None else self.classes.to_pylist(),
             "max_error": self.max_error,
         }
@@ -261,12 +275,9 @@ class TargetByCategory:
         dict
             The whole state.
         """
-        cells = self._cells
-        arrays = {name: None if array is None else array.tolist() for name, array in cells.arrays().items()}
-        state = {name: value for name, value in vars(self).items() if name != "_cells"}
-        keys = {"keys": cells.keys.to_pylist(), "key_dtype": str(cells.keys.type)}
-        classes = {"classes": cells.classes.to_pylist(), "class_dtype": str(cells.classes.type)}
-        return {**state, **keys, **classes, **arrays}
+        cells = self._join().to_dict()
+        state = {name: value for name, value in vars(self).items() if name != "_parts"}
+        return {**state, "cells": cells}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Self:
@@ -283,16 +294,9 @@ class TargetByCategory:
             Equal to the first, to the last bit.
         """
         made = cls(state["num_folds"], seed=state["seed"], max_size=state["max_size"], max_classes=state["max_classes"])
-        for name in vars(made):
-            if name != "_cells":
-                setattr(made, name, state[name])
-        keys = pa.array(state["keys"], pa.type_for_alias(state["key_dtype"]))
-        classes = pa.array(state["classes"], pa.type_for_alias(state["class_dtype"]))
-        made._cells = _zeros(keys, made.num_folds, classes, has_classes=True)
-        for name, empty in made._cells.arrays().items():
-            assert empty is not None
-            found = None if state[name] is None else np.array(state[name], np.float64).reshape(empty.shape)
-            setattr(made._cells, name, found)
+        for name in _COUNTED:
+            setattr(made, name, state[name])
+        made._parts = [TargetCells.from_dict(state["cells"])]
         return made
 
 
@@ -314,108 +318,3 @@ def fold_of(row: np.ndarray, num_folds: int, seed: int = 0) -> NDArray[np.int64]
         int64 [rows].
     """
     return (hash_rows(row, seed=_FOLD_SEED + seed) % np.uint64(num_folds)).astype(np.int64)
-
-
-def _zeros(keys: pa.Array, num_folds: int, classes: pa.Array, *, has_classes: bool) -> _Cells:
-    shape = (len(keys) + _NUM_OTHERS, num_folds)
-    class_counts = np.zeros((*shape, len(classes))) if has_classes else None
-    return _Cells(keys, np.zeros(shape), np.zeros(shape), np.zeros(shape), classes, class_counts)
-
-
-def coded_keys(values: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct keys of values, and which one each value has.
-
-    Parameters
-    ----------
-    values : pyarrow.Array
-        Shape [rows]; quick for dictionaries.
-
-    Returns
-    -------
-    keys : pyarrow.Array
-        See `category_keys`; distinct, none of them missing.
-    codes : numpy.ndarray
-        int64 [rows]: the position of the key, -1 where the value is missing.
-
-    Raises
-    ------
-    DataError
-        If the type has no categories.
-    """
-    if isinstance(values, pa.ExtensionArray):
-        values = values.storage
-    if pa.types.is_null(values.type):
-        return pa.nulls(0), np.full(len(values), -1)
-    if not pa.types.is_dictionary(values.type):
-        values = values.dictionary_encode()
-    encoded = category_keys(values.dictionary).dictionary_encode()  # two values may be one key
-    keys = encoded.dictionary
-    present = keys.is_valid()
-    if pa.types.is_floating(keys.type):
-        present = pc.and_(present, pc.invert(pc.fill_null(pc.is_nan(keys), True)))
-    is_present = present.to_numpy(zero_copy_only=False)
-    renumbered = np.where(is_present, np.cumsum(is_present) - 1, -1)
-    of_value = np.append(renumbered, -1)[encoded.indices.fill_null(len(keys)).to_numpy()]
-    codes: NDArray[np.int64] = np.append(of_value, -1)[values.indices.cast(pa.int64()).fill_null(-1).to_numpy()]
-    return keys.filter(present), codes
-
-
-def _joined(mine: _Cells, other: _Cells, max_classes: int) -> _Cells:
-    """Return the sum of two tables of cells, by the union of their keys."""
-    keys, rows, other_rows = _union(mine.keys, other.keys)
-    classes, labels, other_labels = _union(mine.classes, other.classes)
-    rows = np.append([_MISSING, _REST], rows + _NUM_OTHERS)
-    other_rows = np.append([_MISSING, _REST], other_rows + _NUM_OTHERS)
-    has_classes = mine.class_counts is not None and other.class_counts is not None and len(classes) <= max_classes
-    if not has_classes:
-        classes = classes[:0]
-    joined = _zeros(keys, mine.count.shape[1], classes, has_classes=has_classes)
-    both = {name: np.zeros((2, *joined.count.shape)) for name in ("count", "mean", "squares")}
-    for name, array in both.items():
-        array[0, rows], array[1, other_rows] = getattr(mine, name), getattr(other, name)
-    joined.count, joined.mean, joined.squares = _pooled(**both, axis=0)
-    if joined.class_counts is not None:
-        for at, columns, counts in ((rows, labels, mine.class_counts), (other_rows, other_labels, other.class_counts)):
-            assert counts is not None
-            found = np.zeros((len(counts), *joined.class_counts.shape[1:]))
-            found[:, :, columns] = counts
-            joined.class_counts[at] += found
-    return joined
-
-
-def _union(mine: pa.Array, other: pa.Array) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the union of two arrays of distinct keys, and the positions of both in it."""
-    parts = [part for part in (mine, other) if len(part)]
-    if not parts:
-        return mine, np.empty(0, np.int64), np.empty(0, np.int64)
-    encoded = _concat_keys(parts).dictionary_encode()
-    positions = encoded.indices.to_numpy().astype(np.int64)
-    return encoded.dictionary, positions[: len(mine)], positions[len(mine) :]
-
-
-def _pooled(
-    count: NDArray[np.float64], mean: NDArray[np.float64], squares: NDArray[np.float64], axis: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return count, mean and squared distances of several groups taken together."""
-    total = count.sum(axis=axis, keepdims=True)
-    center = (count * mean).sum(axis=axis, keepdims=True) / np.maximum(total, 1)
-    spread = squares + count * (mean - center) ** 2
-    return total.squeeze(axis), center.squeeze(axis), spread.sum(axis=axis)
-
-
-def _cut(cells: _Cells, num_kept: int) -> int:
-    """Let go of the rarest categories, in place, and return how often one of them occurred at most."""
-    totals = cells.count.sum(axis=1)[_NUM_OTHERS:]
-    kept = np.sort(np.argsort(-totals, kind="stable")[:num_kept])
-    is_kept = np.zeros(len(totals), dtype=bool)
-    is_kept[kept] = True
-    gone = np.append([_REST], np.flatnonzero(~is_kept) + _NUM_OTHERS)
-    rest = _pooled(cells.count[gone], cells.mean[gone], cells.squares[gone], axis=0)
-    cells.count[_REST], cells.mean[_REST], cells.squares[_REST] = rest
-    if cells.class_counts is not None:
-        cells.class_counts[_REST] = cells.class_counts[gone].sum(axis=0)
-    stays = np.append([_MISSING, _REST], kept + _NUM_OTHERS)
-    for name, array in cells.arrays().items():
-        setattr(cells, name, None if array is None else array[stays])
-    cells.keys = cells.keys.take(pa.array(kept))
-    return int(totals[~is_kept].max())

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from dtk.errors import ArgumentError
-from dtk.statistics.hashed_rows import first_limit, hash_rows
-from dtk.statistics.kinds import category_keys, infer_kind, to_numbers
+from dtk.statistics.hashed_rows import checked_rows, first_limit, hash_rows
+from dtk.statistics.hashing import hash_keys
 from dtk.statistics.serial import array_from_json, array_to_json
 
-__all__ = ["Uniqueness", "hash_keys"]
+__all__ = ["Uniqueness"]
 
 _MASK: Final = 2**64 - 1
 _NO_ROW: Final = 2**63 - 1
@@ -36,7 +36,7 @@ class Uniqueness:
         Most distinct keys to hold; each takes 32 bytes.
     total_rows : int, optional
         Rows of the whole data, if that is known: each of the parts that are merged then holds its share of the keys
-        only.
+        only, as if all rows had different ones. More rows than `max_keys` are then judged by a sample in any case.
 
     Attributes
     ----------
@@ -52,9 +52,9 @@ class Uniqueness:
 
     Notes
     -----
-    A key is known by a hash of 64 bits, which is one to one for numbers and dates. Two of n different strings have the
-    same one with a probability of n**2 / 2**65: 2e-6 for 8 million. The keys with the smallest hashes are the sample of
-    Bar-Yossef et al., "Counting distinct elements in a data stream" (2002).
+    A key is known by a hash of 64 bits, which is one to one for integers, dates and times. Two of n different strings,
+    or floats, have the same one with a probability of n**2 / 2**65: 2e-6 for 8 million. The keys with the smallest
+    hashes are the sample of Bar-Yossef et al., "Counting distinct elements in a data stream" (2002).
 
     Examples
     --------
@@ -92,8 +92,7 @@ class Uniqueness:
         DataError
             If the type has no keys.
         """
-        if row is None or len(row) != len(values):
-            raise ArgumentError(f"row must number the {len(values)} values; give one global row number for each")
+        row = checked_rows(row, len(values))
         columns = values.columns if isinstance(values, pa.Table) else [values]
         hashes, present = np.zeros(len(values), np.uint64), np.ones(len(values), bool)
         for column in columns:
@@ -105,7 +104,7 @@ class Uniqueness:
         self.missing += len(values) - num_present
         chosen = np.flatnonzero(present & (hashes <= np.uint64(self._limit)))
         ones, none = np.ones(len(chosen), np.int64), np.full(len(chosen), _NO_ROW, np.int64)
-        self._add((hashes[chosen], ones, np.asarray(row, np.int64)[chosen], none))
+        self._add((hashes[chosen], ones, row[chosen], none))
 
     def _add(self, part: tuple[np.ndarray, ...]) -> None:
         if len(part[0]):
@@ -253,68 +252,3 @@ def _one_a_key(
     others = np.where(first == least[group], _NO_ROW, first)  # rows are told apart by their numbers
     second = np.minimum.reduceat(np.minimum(second, others), starts)
     return hashes[starts], np.add.reduceat(counts, starts), least, second
-
-
-def hash_keys(values: pa.Array | pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """Hash values so that equal ones have the same hash, also where chunks differ in type.
-
-    Parameters
-    ----------
-    values : pyarrow.Array or pyarrow.ChunkedArray
-        Shape [rows], of any type but lists and structs.
-
-    Returns
-    -------
-    hashes : numpy.ndarray
-        uint64 [rows]; anything where a value is missing.
-    present : numpy.ndarray
-        bool [rows].
-
-    Raises
-    ------
-    DataError
-        If the type has no keys.
-    """
-    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
-    parts = [_hash_chunk(chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk) for chunk in chunks]
-    if not parts:
-        return np.empty(0, np.uint64), np.empty(0, bool)
-    hashes, present = zip(*parts, strict=True)
-    return np.concatenate(hashes), np.concatenate(present)
-
-
-def _hash_chunk(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    if pa.types.is_dictionary(chunk.type):
-        if len(chunk.dictionary) > len(chunk):
-            return _hash_chunk(chunk.dictionary_decode())
-        hashes, present = _hash_chunk(chunk.dictionary)
-        if not len(hashes):
-            return np.zeros(len(chunk), np.uint64), np.zeros(len(chunk), bool)
-        codes = chunk.indices.fill_null(0).to_numpy()
-        return hashes[codes], present[codes] & chunk.indices.is_valid().to_numpy(zero_copy_only=False)
-    present = np.logical_not(chunk.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
-    hashes = np.zeros(len(chunk), np.uint64)
-    if present.any():
-        hashes[present] = _hash_present(chunk if present.all() else chunk.filter(pa.array(present)))
-    return hashes, present
-
-
-def _hash_present(chunk: pa.Array) -> np.ndarray:
-    """Hash values of which none is missing."""
-    kind = infer_kind(chunk.type)
-    if kind in ("number", "date", "boolean") and not pa.types.is_decimal(chunk.type):
-        return _hash_numbers(to_numbers(chunk))
-    import pandas as pd  # late: the statistics below need none
-
-    keys = np.array(category_keys(chunk).to_pylist(), object)
-    return hash_rows(pd.util.hash_array(keys, categorize=False).view(np.int64))
-
-
-def _hash_numbers(numbers: np.ndarray) -> np.ndarray:
-    """Hash numbers one to one: whole floats like integers, as a column with nulls may hold either."""
-    if numbers.dtype.kind != "f":
-        return hash_rows(numbers.view(np.int64))
-    is_whole = (np.trunc(numbers) == numbers) & (np.abs(numbers) < 2**63)
-    hashes = hash_rows((numbers + 0.0).view(np.int64), seed=1)
-    hashes[is_whole] = hash_rows(numbers[is_whole].astype(np.int64))
-    return hashes

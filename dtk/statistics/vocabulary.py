@@ -2,77 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Literal, Self
+from collections.abc import Sequence
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dtk.errors import ArgumentError, DataError
+from dtk.errors import ArgumentError
 from dtk.statistics.categories import Categories
-from dtk.statistics.kinds import category_keys, plain_chunks
+from dtk.statistics.terms import Normalization, split_terms, texts_of
 
-__all__ = ["Normalization", "Vocabulary", "split_words"]
+__all__ = ["Vocabulary"]
 
-Normalization = Literal["NFC", "NFD", "NFKC", "NFKD"]
-_NO_WORD: Final = r"[^\p{L}\p{N}_]+"
-_SLICE_BYTES: Final = 16 * 2**20  # of text, so that its words' lists stay small
-
-
-def split_words(
-    texts: pa.Array, *, lowercase: bool = True, normalize: Normalization | None = None, min_length: int = 2
-) -> pa.LargeListArray:
-    r"""Split texts into words.
-
-    A word is as long a run of letters, digits and underscores of any script as there is: what the default pattern of
-    scikit-learn's CountVectorizer finds, ``(?u)\b\w\w+\b``.
-
-    Parameters
-    ----------
-    texts : pyarrow.Array
-        Shape [rows]: strings, or a dictionary of them.
-    lowercase : bool
-        Whether to make all letters small, one by one: `str.lower` makes two of "İ", and minds where a
-        Greek word ends.
-    normalize : str, optional
-        A form of Unicode to bring the texts to first, such as ``"NFKC"``.
-    min_length : int
-        Least characters of a word; shorter ones are left out.
-
-    Returns
-    -------
-    pyarrow.LargeListArray
-        Shape [rows] of lists of large_string; null where the text is.
-
-    Raises
-    ------
-    DataError
-        If the values are no texts.
-
-    Examples
-    --------
-    >>> split_words(pa.array(["The café, a café!", None])).to_pylist()
-    [['the', 'café', 'café'], None]
-    """
-    (plain,) = plain_chunks(texts)
-    if pa.types.is_null(plain.type):
-        plain = plain.cast(pa.large_string())
-    if not (
-        pa.types.is_string(plain.type) or pa.types.is_large_string(plain.type) or pa.types.is_string_view(plain.type)
-    ):
-        raise DataError(f"values of type {texts.type} are no texts; cast the column to strings first")
-    cleaned = category_keys(plain)
-    if normalize is not None:
-        cleaned = pc.utf8_normalize(cleaned, form=normalize)
-    if lowercase:
-        cleaned = pc.utf8_lower(cleaned)
-    lists = pc.split_pattern_regex(cleaned, pattern=_NO_WORD)
-    words, lengths = lists.values, pc.utf8_length(lists.values)
-    stays = pc.greater_equal(lengths, max(1, min_length)).to_numpy(zero_copy_only=False)
-    kept = np.concatenate([[0], np.cumsum(stays)])
-    offsets = pa.array(kept[lists.offsets.to_numpy()], pa.int64())
-    mask = cleaned.is_null() if cleaned.null_count else None
-    return pa.LargeListArray.from_arrays(offsets, words.filter(pa.array(stays)).cast(pa.large_string()), mask=mask)
+_SLICE_ROWS: Final = 65_536
+_SLICE_NBYTES: Final = 16 * 2**20  # of text whose terms are held at once
 
 
 class Vocabulary:
@@ -86,12 +29,10 @@ class Vocabulary:
         Most words to hold; at least 2.
     max_bytes : int
         Most bytes to hold, half of them for the words' counts, half for the counts of texts; at least 8,192.
-    lowercase : bool
-        Whether to make all letters small first, see `split_words`.
-    normalize : str, optional
-        A form of Unicode to bring the texts to first, such as ``"NFKC"``.
-    min_length : int
-        Least characters of a word.
+    with_texts : bool
+        Whether to count texts, too, which takes about as long again.
+    split, normalize, lowercase, min_length, stop_words, ngram_range : object
+        What a word is, or a term of several words: as for `split_terms`.
 
     Attributes
     ----------
@@ -102,12 +43,12 @@ class Vocabulary:
     words : Categories
         How often each word occurs.
     texts : Categories
-        In how many texts each word occurs: its document frequency.
+        In how many texts each word occurs: its document frequency. Empty without `with_texts`.
 
     Raises
     ------
     ArgumentError
-        If a limit is too small, or there is no such form of Unicode.
+        If a limit is too small, or there is no such form of Unicode or way to split.
 
     Examples
     --------
@@ -122,15 +63,29 @@ class Vocabulary:
         max_size: int = 1_000_000,
         max_bytes: int = 128 * 2**20,
         *,
-        lowercase: bool = True,
+        with_texts: bool = True,
+        split: str = "words",
         normalize: Normalization | None = None,
+        lowercase: bool = True,
         min_length: int = 2,
+        stop_words: Sequence[str] = (),
+        ngram_range: Sequence[int] = (1, 1),
     ) -> None:
+        if split not in ("words", "spaces"):
+            raise ArgumentError(f"split={split!r} must be 'words' or 'spaces'")
         if normalize not in (None, "NFC", "NFD", "NFKC", "NFKD"):
             raise ArgumentError(f"normalize={normalize!r} must be 'NFC', 'NFD', 'NFKC', 'NFKD' or None")
         if max_bytes < 8192:
             raise ArgumentError(f"max_bytes={max_bytes!r} must be at least 8192")
-        self.rule: dict[str, Any] = {"lowercase": lowercase, "normalize": normalize, "min_length": min_length}
+        self.with_texts = with_texts
+        self.rule: dict[str, Any] = {  # as JSON has it, so that it is equal to one that was saved
+            "split": split,
+            "normalize": normalize,
+            "lowercase": lowercase,
+            "min_length": min_length,
+            "stop_words": list(stop_words),
+            "ngram_range": list(ngram_range),
+        }
         self.num_texts = 0
         self.missing = 0
         self.words = Categories(max_size, max_bytes // 2)
@@ -151,21 +106,21 @@ class Vocabulary:
         DataError
             If the values are no texts.
         """
-        for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
-            num_rows = max(1, int(len(chunk) * _SLICE_BYTES / max(1, chunk.nbytes)))
-            for start in range(0, len(chunk), num_rows):
-                self._add(split_words(chunk.slice(start, num_rows), **self.rule))
+        num_rows = max(1, min(_SLICE_ROWS, len(values) * _SLICE_NBYTES // max(1, values.nbytes)))
+        for start in range(0, len(values), num_rows):
+            for texts in texts_of(values.slice(start, num_rows)):
+                self.missing += texts.null_count
+                self.num_texts += len(texts) - texts.null_count
+                self._add(*split_terms(texts, **self.rule))
 
-    def _add(self, lists: pa.LargeListArray) -> None:
-        self.missing += lists.null_count
-        self.num_texts += len(lists) - lists.null_count
-        words = lists.flatten().dictionary_encode()
-        codes = words.indices.to_numpy().astype(np.int64)
-        texts = pc.list_parent_indices(lists).to_numpy()
-        self.words.add(words.dictionary, np.bincount(codes, minlength=len(words.dictionary)))
-        pairs = np.sort(texts * len(words.dictionary) + codes)  # np.unique would take ten times as long
-        is_first = np.diff(pairs, prepend=-1) > 0
-        self.texts.add(words.dictionary, np.bincount(pairs[is_first] % max(1, len(words.dictionary))))
+    def _add(self, terms: pa.Array, row: np.ndarray) -> None:
+        encoded = terms.dictionary_encode()
+        size, codes = len(encoded.dictionary), encoded.indices.to_numpy().astype(np.int64)
+        self.words.add(encoded.dictionary, np.bincount(codes, minlength=size))
+        if self.with_texts:
+            pairs = np.sort(row * size + codes)  # np.unique would take ten times as long
+            is_first = np.diff(pairs, prepend=-1) > 0
+            self.texts.add(encoded.dictionary, np.bincount(pairs[is_first] % max(1, size), minlength=size))
 
     def merge(self, other: Self) -> None:
         """Take in what another object has seen.
@@ -180,7 +135,7 @@ class Vocabulary:
         ArgumentError
             If the rules differ.
         """
-        if self.rule != other.rule:
+        if (self.rule, self.with_texts) != (other.rule, other.with_texts):
             raise ArgumentError(f"other splits texts by {other.rule} and this by {self.rule}; only equal ones merge")
         self.num_texts += other.num_texts
         self.missing += other.missing
@@ -221,6 +176,7 @@ class Vocabulary:
             With the states of both counts.
         """
         return {
+            "with_texts": self.with_texts,
             "rule": self.rule,
             "num_texts": self.num_texts,
             "missing": self.missing,
@@ -242,7 +198,7 @@ class Vocabulary:
         Vocabulary
             With the same results as the first.
         """
-        vocabulary = cls(**state["rule"])
+        vocabulary = cls(with_texts=state["with_texts"], **state["rule"])
         vocabulary.num_texts, vocabulary.missing = state["num_texts"], state["missing"]
         vocabulary.words = Categories.from_dict(state["words"])
         vocabulary.texts = Categories.from_dict(state["texts"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 import math
@@ -37,7 +38,7 @@ columns = {
     "date": st.dates(),
     "moment": st.datetimes(),
     "time": st.times(),
-    "span": st.timedeltas(),
+    "span": st.timedeltas(-dt.timedelta(days=10**8), dt.timedelta(days=10**8)),  # what int64 holds in microseconds
     "decimal": st.decimals(-100, 100, places=2),
     "bytes": st.binary(max_size=3),
     "list": st.lists(st.integers(0, 3), max_size=2),
@@ -268,6 +269,18 @@ def test_allowed_values_of_every_kind() -> None:
     assert {one[2:3] + one[4:] for one in found} == {(1, 1)}
 
 
+def test_allowed_dates_outlive_a_file_and_are_exact_in_far_years() -> None:
+    times = [dt.datetime(2013, 1, 1), dt.datetime(2013, 1, 2, 3, 4, 5, 6), dt.datetime(9999, 12, 31)]
+    schema = read_schema({"columns": {"t": {"values": times}}})
+    again = read_schema(yaml.safe_load(schema.to_yaml()))  # dates are text now
+    assert profile(pa.table({"t": pa.array(times, pa.timestamp("us"))}), schema=again).is_valid
+    beside = [dt.datetime(2013, 1, 2, 3, 4, 5, 7), times[2]]
+    for one in (schema, again):
+        assert rules(profile(pa.table({"t": pa.array(beside, pa.timestamp("us"))}), schema=one)) == [
+            ("t", "values", 1, "2013-01-02T03:04:05.000007", 0)
+        ]
+
+
 def test_keys_say_their_first_repeat_wherever_it_is(tmp_path: Path) -> None:
     frame = pd.DataFrame({"key": [f"k{number}" for number in range(100)], "x": range(100)})
     frame.loc[[70, 95], "key"] = ["k3", "k69"]
@@ -277,6 +290,7 @@ def test_keys_say_their_first_repeat_wherever_it_is(tmp_path: Path) -> None:
     schema = {"columns": {"key": {"unique": True}}, "unique": [["key", "x"]]}
     whole = rules(profile(frame, schema=schema))
     assert whole == [("key", "unique", 2, "k3", 70)]
+    assert rules(profile(frame, schema={**schema, "unique": [["key"]]})) == whole  # said twice, and told once
     data = dtk.open(str(tmp_path))
     assert rules(profile(data, schema=schema)) == whole
     filtered = profile(data[data["x"] > 49], schema={"columns": {"x": {"max": 69}}})

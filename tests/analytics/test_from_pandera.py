@@ -44,6 +44,7 @@ CHECKS = {
     "length": ("s", pandera.Check.str_length(2, 3)),
     "exact_length": ("s", pandera.Check.str_length(exact_value=2)),
     "date": ("d", pandera.Check.gt(pd.Timestamp("2013-01-01"))),
+    "dates": ("d", pandera.Check.isin([pd.Timestamp("2013-01-02"), pd.Timestamp("2014-01-01")])),
 }
 
 
@@ -110,6 +111,7 @@ def test_what_cannot_be_said_is_named() -> None:
             ),
             "^d.*": pandera.Column(regex=True),
             "b": pandera.Column("complex64"),
+            "v": pandera.Column("interval[int64, right]", required=False),
         },
         index=pandera.Index(int),
         ordered=True,
@@ -130,6 +132,7 @@ def test_what_cannot_be_said_is_named() -> None:
             "column 's': check 'str_length'",
             "column '^d.*': regex=True; name the columns",
             "column 'b': dtype complex64",
+            "column 'v': dtype interval[int64]",
         )
     )
     assert converted.columns["x"].min == 0

@@ -38,6 +38,7 @@ from dtk.errors import ArgumentError, NotFoundError
         ("{values: [SE, NO]}", "hold False among text; quote it, as in 'NO'"),
         ("{values: []}", "at least 1 item"),
         ("{dtype: int46}", "columns.x.dtype='int46': is no type of Arrow"),
+        ("{dtype: 'timestamp[xx]'}", "columns.x.dtype='timestamp[xx]': is no type of Arrow"),
         ("{kind: text, order: increasing}", "is for numbers and dates, not for kind: text"),
     ],
 )

@@ -91,6 +91,21 @@ def test_constants_and_infinite_values() -> None:
     assert covariance.covariance()[0, 0] == pytest.approx(np.var([1, 2, 4]))
 
 
+@pytest.mark.parametrize("constant", [0.1, 1 / 3, 1e9 + 0.1])
+def test_a_constant_that_floats_round_has_no_correlation(constant: float) -> None:
+    values = np.random.default_rng(0).normal(size=(1000, 3))
+    values[:, 1] = constant
+    for covariance in (of(table_of(values)), of(*(table_of(part) for part in np.array_split(values, 7)))):
+        assert np.isnan(covariance.correlation()[1]).all()
+        assert np.isfinite(covariance.correlation()[0, [0, 2]]).all()
+
+
+def test_infinite_values_leave_no_mean_however_the_table_is_cut() -> None:
+    table = table_of(np.array([[1.0, 5.0, 1.0], [2.0, 5.0, math.inf], [4.0, 5.0, 4.0]]))
+    for covariance in (of(table), of(*(table.slice(row, 1) for row in range(3)))):
+        np.testing.assert_allclose(covariance.mean, [7 / 3, 5.0, np.nan])
+
+
 def test_merge_leaves_the_other_as_it_is_and_round_trips() -> None:
     values = np.random.default_rng(1).normal(size=(50, 3))
     values[3, 1] = np.nan

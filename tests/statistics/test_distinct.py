@@ -6,6 +6,7 @@ import datetime
 import json
 import math
 import pickle
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -112,7 +113,10 @@ def test_hashes_do_not_depend_on_the_type_of_a_chunk() -> None:
         [pa.array([1], pa.int8()), pa.array([1], pa.uint64()), pa.array([1.0]), pa.array([1.0], pa.float32())],
         [pa.array([0.0]), pa.array([-0.0]), pa.array([0])],
         [pa.array(["é"]), pa.array(["é"], pa.large_string()), pa.array(["é"], pa.string_view())],
-        [days, days.cast(pa.timestamp("ns")), pa.array(["2013-01-31"])],
+        [days, days.cast(pa.timestamp("ns")), days.cast(pa.timestamp("s", "Europe/Berlin"))],
+        [pa.array([1500], pa.duration("ms")), pa.array([1_500_000], pa.duration("us"))],
+        [pa.array([Decimal("1E-9")]), pa.array([Decimal("0.00000000100")])],
+        [pa.array([b"12"]), pa.array([b"12"], pa.large_binary()), pa.array([b"12"], pa.binary(2))],
         [pa.array([2**62]), pa.array([2.0**62])],
     ]
     for arrays in same:
@@ -121,6 +125,11 @@ def test_hashes_do_not_depend_on_the_type_of_a_chunk() -> None:
     distinct = of(pa.array(different), pa.array([2**63, 2**63 + 1, 2**64 - 1, 2**64 - 2**53 - 1], pa.uint64()))
     assert distinct.num_distinct == 9
     assert of(pa.array([True, False]), pa.array([0, 1])).num_distinct == 4
+    assert of(pa.array([2.0**63, -(2.0**63), 2.0**64, 0.5]), pa.array([2**63], pa.uint64())).num_distinct == 4
+
+
+def test_long_durations_are_told_apart_to_the_nanosecond() -> None:
+    assert of(pa.array([10**17, 10**17 + 1], pa.duration("ns"))).num_distinct == 2
 
 
 @pytest.mark.parametrize("num_rows", [0, 1, 2000])

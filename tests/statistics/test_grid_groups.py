@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dtk.errors import ArgumentError
+from dtk.errors import ArgumentError, DataError
 from dtk.statistics import GridGroups, GridMoments, GroupedGridMoments
 
 SIZES = {"y": 3, "time": 11, "x": 2}
@@ -50,3 +50,18 @@ def test_the_grouped_dimension_is_not_kept() -> None:
     groups = GridGroups("group", "time", np.zeros(11, np.int64), 1)
     with pytest.raises(ArgumentError, match="dim='time' is grouped"):
         GroupedGridMoments(SIZES, ["time"], groups)
+
+
+def test_groups_and_blocks_that_do_not_fit_are_refused() -> None:
+    codes = np.arange(11) % 3
+    with pytest.raises(ArgumentError, match="name='x' of the groups is a dimension"):
+        GroupedGridMoments(SIZES, [], GridGroups("x", "time", codes, 3))
+    with pytest.raises(ArgumentError, match="codes up to 2 must lie below num_groups=2"):
+        GroupedGridMoments(SIZES, [], GridGroups("group", "time", codes, 2))
+    moments = GroupedGridMoments(SIZES, ["x"], GridGroups("group", "time", codes, 3))
+    for shape in ((3, 11, 1), (3, 4, 2), (3, 11)):
+        with pytest.raises(DataError, match="does not fit dimensions"):
+            moments.update(np.zeros(shape))
+    with pytest.raises(DataError, match="are no numbers; convert them first"):
+        moments.update(np.zeros((3, 11, 2), "M8[ns]"))
+    assert not moments.count.any()

@@ -116,14 +116,6 @@ def test_structs_sample_whole_rows() -> None:
     assert values.field("x").to_pylist() == of(table["x"], size=50).values.to_pylist()
 
 
-def test_tables_sample_what_is_made_of_their_rows() -> None:
-    table = pa.table({"x": np.arange(1000), "y": np.arange(1000) * 2.0})
-    sample, seen = RowSample(50, total_rows=1000), []
-    sample.update(table, np.arange(1000), convert=lambda rows: seen.append(len(rows)) or rows["x"].combine_chunks())
-    assert sample.values.to_pylist() == of(table["x"], size=50).values.to_pylist()
-    assert sum(seen) < 250  # not all of them are converted
-
-
 def test_text_and_dictionaries_are_sampled() -> None:
     sample = of(pa.array(["a", None]).dictionary_encode())
     sample.update(pa.array(["b"]).dictionary_encode(), np.array([2]))

@@ -133,3 +133,28 @@ def test_what_cannot_be_is_refused():
         TargetByCategory().update(pa.table({"value": ["a"], "target": [1.0]}))
     with pytest.raises(DataError, match="infinite values"):
         TargetByCategory().update(pa.table({"value": ["a"], "target": [float("inf")]}), np.arange(1))
+
+
+def test_infinite_categories_are_plain_json_too():
+    found = filled(pa.table({"value": [1.0, float("inf"), -float("inf")], "target": [1.0, 0.0, 1.0]}), [1])
+    restored = TargetByCategory.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))
+    assert restored.result()["categories"] == [-np.inf, 1.0, np.inf]
+
+
+def test_merging_leaves_the_other_as_it_is_also_where_it_cuts():
+    parts = [
+        filled(pa.table({"value": np.arange(60) + 40 * part, "target": [1] * 60}), [], max_size=80) for part in (0, 1)
+    ]
+    before = parts[1].to_dict()
+    parts[0].merge(parts[1])
+    assert parts[0].max_error == 1
+    assert len(parts[0].keys) == 40
+    assert parts[0].num_distinct == 100
+    parts[0].merge(parts[1])
+    assert parts[1].to_dict() == before
+    assert parts[0].moments()[0].sum() == 180
+
+
+def test_row_numbers_are_as_many_as_rows():
+    with pytest.raises(ArgumentError, match=r"row=\[3\] does not number the 2 values"):
+        TargetByCategory().update(pa.table({"value": ["a", "b"], "target": [1, 2]}), np.arange(3))

@@ -73,6 +73,14 @@ def test_numbers_of_any_type_are_one_key() -> None:
         of(pa.array([[1], [2]]))
 
 
+def test_a_date_of_no_end_beside_it_makes_no_key_another() -> None:
+    times = pa.array([dt.datetime(2013, 1, 1, 0, 0, 0, microsecond) for microsecond in range(20)], pa.timestamp("us"))
+    no_end = pa.array([dt.datetime(9999, 12, 31), dt.datetime(1, 1, 1)], pa.timestamp("us"))
+    keys = of(times, pa.concat_arrays([times, no_end]))
+    assert (keys.num_repeated, keys.first_repeat) == (20, 20)
+    assert of(pa.array([10**17, 10**17 + 1], pa.duration("ns"))).num_repeated == 0
+
+
 @given(st.lists(st.integers(0, 3000), max_size=4000), st.integers(0, 4000), st.integers(2, 50))
 @settings(deadline=None, max_examples=30)
 def test_beyond_the_limit_the_answer_does_not_depend_on_chunking(values: list[int], cut: int, max_keys: int) -> None:
@@ -123,7 +131,7 @@ def test_round_trip() -> None:
 def test_refusals() -> None:
     with pytest.raises(ArgumentError, match="max_keys=1 must be at least 2"):
         Uniqueness(1)
-    with pytest.raises(ArgumentError, match="row must number the 2 values"):
+    with pytest.raises(ArgumentError, match="row=None does not number the 2 values"):
         Uniqueness().update(pa.array([1, 2]))
     with pytest.raises(ArgumentError, match="other has max_keys=5 where this has 6"):
         Uniqueness(6).merge(Uniqueness(5))

@@ -17,11 +17,19 @@ from hypothesis import strategies as st
 from sklearn.feature_extraction.text import CountVectorizer
 
 from dtk.errors import ArgumentError, DataError
-from dtk.statistics import Vocabulary
-from dtk.statistics.vocabulary import split_words
+from dtk.statistics import Vocabulary, split_terms
 
 letters = st.sampled_from([*"abcXYZéß01_ .,-'\n\t", "Ω", "я", "漢", "字", "²", "ﬁ", "e\u0301", "😀", "\u00a0"])
 texts = st.lists(st.none() | st.lists(letters, max_size=15).map("".join), max_size=25)
+
+
+def split(values: pa.Array, **rule: Any) -> list[list[str]]:
+    """Return the words of each text."""
+    words, row = split_terms(values, **rule)
+    found: list[list[str]] = [[] for _ in range(len(values))]
+    for word, at in zip(words.to_pylist(), row.tolist(), strict=True):
+        found[at].append(word)
+    return found
 
 
 def of(values: list[str | None], **options: Any) -> Vocabulary:
@@ -67,17 +75,34 @@ def test_words_are_scikit_learns() -> None:
     vocabulary = of(values)
     assert vocabulary.words.counts == dict(zip(names, matrix.sum(0).tolist(), strict=True))
     assert vocabulary.texts.counts == dict(zip(names, (matrix > 0).sum(0).tolist(), strict=True))
-    for text, row in zip(split_words(pa.array(values)).to_pylist(), matrix, strict=True):
+    for text, row in zip(split(pa.array(values)), matrix, strict=True):
         assert Counter(text) == {name: count for name, count in zip(names, row.tolist(), strict=True) if count}
 
 
 @given(texts)
 @settings(deadline=None, max_examples=40)
 def test_options_change_the_words(values: list[str | None]) -> None:
-    words = split_words(pa.array(values, pa.string()), lowercase=False, normalize="NFKC", min_length=1)
-    for found, value in zip(words.to_pylist(), values, strict=True):
-        text = None if value is None else unicodedata.normalize("NFKC", value)
-        assert found == (None if text is None else re.findall(r"\w+", text))
+    words = split(pa.array(values, pa.string()), lowercase=False, normalize="NFKC", min_length=1)
+    for found, value in zip(words, values, strict=True):
+        assert found == re.findall(r"\w+", unicodedata.normalize("NFKC", value or ""))
+
+
+@given(texts, st.integers(1, 3), st.integers(0, 2), st.lists(st.sampled_from(["a", "ab", "x"]), max_size=2))
+@settings(deadline=None, max_examples=40)
+def test_terms_of_several_words(values: list[str | None], least: int, more: int, stop_words: list[str]) -> None:
+    rule = {"split": "spaces", "min_length": 1, "stop_words": stop_words, "ngram_range": (least, least + more)}
+    vocabulary = of(values, **rule)
+    counts: Counter[str] = Counter()
+    frequency: Counter[str] = Counter()
+    for value in values:
+        words = [word for word in (value or "").lower().split() if word not in stop_words]
+        sizes = range(least, least + more + 1)
+        terms = [" ".join(words[at : at + size]) for size in sizes for at in range(len(words) - size + 1)]
+        counts.update(terms)
+        frequency.update(set(terms))
+    assert vocabulary.words.counts == counts
+    assert vocabulary.texts.counts == frequency
+    assert of(values, with_texts=False, **rule).texts.counts == {}
 
 
 def test_words_are_bounded_and_it_says_what_was_cut() -> None:
@@ -94,7 +119,7 @@ def test_words_are_bounded_and_it_says_what_was_cut() -> None:
 
 @pytest.mark.parametrize("values", [[], [None, None], ["One word; one more", None, "ß"]])
 def test_round_trips(values: list[str | None]) -> None:
-    vocabulary = of(values, normalize="NFC", min_length=1)
+    vocabulary = of(values, normalize="NFC", min_length=1, stop_words=["more"], ngram_range=(1, 2))
     for again in (
         Vocabulary.from_dict(json.loads(json.dumps(vocabulary.to_dict()))),
         pickle.loads(pickle.dumps(vocabulary)),
@@ -113,6 +138,8 @@ def test_columns_of_nulls_have_no_words() -> None:
 def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(ArgumentError, match="normalize='NFX' must be"):
         Vocabulary(normalize="NFX")
+    with pytest.raises(ArgumentError, match="split='lines' must be 'words' or 'spaces'"):
+        Vocabulary(split="lines")
     with pytest.raises(ArgumentError, match="max_bytes=1 must be at least 8192"):
         Vocabulary(max_bytes=1)
     with pytest.raises(ArgumentError, match="only equal ones merge"):

@@ -14,7 +14,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.transforms.base import Columns, Found, Need, Transform, refuse
-from dtk.preparation.transforms.words import TermCounts, check_text, checked_share, split_terms
+from dtk.preparation.transforms.words import check_text, checked_share
+from dtk.statistics import Vocabulary, split_terms
 from dtk.statistics.kinds import plain_chunks
 
 __all__ = ["CountVectorizer", "TextNormalizer", "TfidfVectorizer"]
@@ -187,16 +188,17 @@ class CountVectorizer(Transform):
         return {**options, "ngram_range": tuple(self.ngram_range)}
 
     def _needs(self) -> Mapping[str, Need]:
-        return {"terms": Need(TermCounts, (("max_size", self.max_size), *self._options().items()))}
+        return {"terms": Need(Vocabulary, (("max_size", self.max_size), *self._options().items()))}
 
     def _learn(self, found: Found) -> None:
         names = _check_feature_names_in(self, None)
         self.terms_, self.num_cut_, documents = [], [], []
-        for name, each in zip(names, found["terms"], strict=True):
-            in_documents = each.documents.counts
-            low = checked_share("min_df", self.min_df, each.num_documents)
-            high = checked_share("max_df", self.max_df, each.num_documents)
-            kept = [term for term, _ in each.counts.top() if low <= in_documents.get(term, 0) <= high]
+        num_documents = [each.num_texts + each.missing for each in found["terms"]]
+        for name, each, num_texts in zip(names, found["terms"], num_documents, strict=True):
+            in_documents = each.texts.counts
+            low = checked_share("min_df", self.min_df, num_texts)
+            high = checked_share("max_df", self.max_df, num_texts)
+            kept = [term for term, _ in each.words.top() if low <= in_documents.get(term, 0) <= high]
             if not kept:
                 raise DataError(
                     f"column {name!r} has no terms that at least min_df={self.min_df} and at most max_df={self.max_df} "
@@ -204,11 +206,11 @@ class CountVectorizer(Transform):
                 )
             terms = sorted(kept[: self.max_features])
             self.terms_.append(terms)
-            self.num_cut_.append(each.counts.num_distinct - len(terms))
+            self.num_cut_.append(each.words.num_distinct - len(terms))
             documents.append(np.array([in_documents[term] for term in terms], np.float64))
-        errors = [max(each.counts.max_error, each.documents.max_error) for each in found["terms"]]
+        errors = [max(each.words.max_error, each.texts.max_error) for each in found["terms"]]
         self.max_error_ = max(errors, default=0)
-        self._weigh(documents, [each.num_documents for each in found["terms"]])
+        self._weigh(documents, num_documents)
 
     def _weigh(self, documents: Sequence[NDArray[Any]], num_documents: Sequence[int]) -> None:
         """Learn from the numbers of texts that have each term."""

@@ -15,8 +15,9 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from dtk.errors import ArgumentError, DependencyError
 from dtk.preparation.transforms.base import Columns, Found, Need, Transform, refuse
-from dtk.preparation.transforms.words import TermCounts, check_text, split_terms, texts_of
-from dtk.statistics import Categories
+from dtk.preparation.transforms.words import check_text
+from dtk.statistics import Categories, Vocabulary, split_terms
+from dtk.statistics.terms import texts_of
 
 __all__ = ["PAD", "UNKNOWN", "BpeTokenizer", "WordTokenizer", "trim_to_bucket"]
 
@@ -135,8 +136,7 @@ class WordTokenizer(_Tokenizer):
         self.max_size = max_size
 
     def _needs(self) -> Mapping[str, Need]:
-        options = (("max_size", self.max_size), ("with_documents", False), ("lowercase", self.lowercase))
-        return {"words": Need(TermCounts, options)}
+        return {"words": _counts_of(self.max_size, lowercase=self.lowercase)}
 
     def _learn(self, found: Found) -> None:
         counts = _all_counts(found["words"], self.max_size)
@@ -146,7 +146,7 @@ class WordTokenizer(_Tokenizer):
         self.max_error_ = counts.max_error
 
     def _tokens(self, column: pa.ChunkedArray) -> NDArray[np.int64]:
-        words, row = split_terms(column, lowercase=self.lowercase)
+        words, row = split_terms(column, lowercase=self.lowercase, min_length=1)
         known = pc.index_in(words, value_set=pa.array(self.words_, pa.large_string()))
         tokens = pc.add(known, 2).fill_null(UNKNOWN).to_numpy()
         starts = np.searchsorted(row, np.arange(len(column)))
@@ -211,8 +211,7 @@ class BpeTokenizer(_Tokenizer):
         _library()
 
     def _needs(self) -> Mapping[str, Need]:
-        options = (("max_size", self.max_size), ("with_documents", False), ("lowercase", False), ("split", "spaces"))
-        return {"words": Need(TermCounts, options)}
+        return {"words": _counts_of(self.max_size, lowercase=False, split="spaces")}
 
     def _learn(self, found: Found) -> None:
         counts = _all_counts(found["words"], self.max_size)
@@ -231,11 +230,16 @@ class BpeTokenizer(_Tokenizer):
         return len(json.loads(self.model_)["model"]["vocab"])
 
 
-def _all_counts(parts: Sequence[TermCounts], max_size: int) -> Categories:
+def _counts_of(max_size: int, **rule: Any) -> Need:
+    """Ask for the counts of all words, of one letter on."""
+    return Need(Vocabulary, (("max_size", max_size), ("with_texts", False), ("min_length", 1), *rule.items()))
+
+
+def _all_counts(parts: Sequence[Vocabulary], max_size: int) -> Categories:
     """Add up the counts of all columns."""
     counts = Categories(max_size)
     for each in parts:
-        counts.merge(each.counts)
+        counts.merge(each.words)
     return counts
 
 

@@ -219,6 +219,18 @@ class Loader:
         return isinstance(self._planned.rows, TableSource)
 
     @property
+    def in_folds(self) -> bool | None:
+        """Whether rows are encoded out of fold.
+
+        Returns
+        -------
+        bool or None
+            True for the rows that `preparation` was cross-fitted to. False for others: these get the encoding of the
+            whole fit, and must not be trained on if rows of the fit are among them. None where nothing is cross-fitted.
+        """
+        return self._planned.taken.in_folds
+
+    @property
     def rank(self) -> int:
         """The rank that iterates."""
         return self._rank if self._rank is not None else current_rank()[0]
@@ -435,6 +447,18 @@ class Loader:
         """
         self._planned.load(state, self.ranks)
         self._position.go_to(int(state["epoch"]), int(state["step"]))
+
+    def for_evaluation(self) -> Self:
+        """Return a copy that encodes rows as a prediction does, also those of a cross-fit.
+
+        Returns
+        -------
+        Loader
+            At the same epoch and step; `in_folds` is None.
+        """
+        other = self._copied()
+        other._planned = other._planned.without_folds()
+        return other
 
     def _copied(self) -> Self:
         """Return a copy that shares nothing that changes."""

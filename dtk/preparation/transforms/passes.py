@@ -13,6 +13,7 @@ from dtk.errors import DataError
 from dtk.preparation.columns import is_wide
 from dtk.preparation.transforms.base import Need, Transform
 from dtk.preparation.transforms.chains import Chain, check_chain, known_from, plan_passes
+from dtk.preparation.transforms.crossfit import note_rows
 from dtk.preparation.transforms.fit_state import FitState, Request
 from dtk.preparation.transforms.given import Given
 from dtk.sources import ParquetSource, readable
@@ -89,8 +90,10 @@ def fit_chains(
             if start == 0:
                 wide[position] = _wide_columns(found)
             _learn(chain, start, steps, found)
+    names = list(dict.fromkeys(name for chain in chains for name in chain.names))
     for chain in chains:
         _settle(chain, len(chain.steps))
+        note_rows(chain.steps, data, names, is_all=seen is None)
     return state, wide
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Final, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +22,12 @@ from dtk.preparation.columns import (
     is_wide,
 )
 from dtk.preparation.target import ClassTarget, NumberTarget, Target, refuse_missing
+from dtk.preparation.target_transform import TransformFit
 from dtk.preparation.values import as_booleans, as_dates, as_numbers, check_type, zone_of
 from dtk.statistics import Categories, Moments
+
+if TYPE_CHECKING:
+    from dtk.preparation.transforms.base import Transform
 
 __all__ = ["TableFit"]
 
@@ -139,7 +143,7 @@ class _ClassFit:
         self.name = name
         self.categories = Categories()
 
-    def update(self, values: pa.ChunkedArray) -> None:
+    def update(self, values: pa.ChunkedArray, first_row: int) -> None:
         check_type(self.name, values.type, "category")
         self.categories.update(values)
 
@@ -172,15 +176,22 @@ class _ClassFit:
 class _TargetNumberFit:
     """The mean and spread of a target that is a number."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, steps: Sequence[Transform] = ()) -> None:
         self.name = name
         self.moments = Moments()
+        self.transform = TransformFit(name, steps) if steps else None
 
-    def update(self, values: pa.ChunkedArray) -> None:
-        self.moments.update(as_numbers(self.name, values))
+    def update(self, values: pa.ChunkedArray, first_row: int) -> None:
+        numbers = as_numbers(self.name, values)
+        self.moments.update(numbers)
+        if self.transform is not None:
+            self.transform.update(numbers, first_row)
 
     def merge(self, other: Self) -> None:
         self.moments.merge(other.moments)
+        if self.transform is not None:
+            assert other.transform is not None
+            self.transform.merge(other.transform)
 
     def finish(self) -> NumberTarget:
         refuse_missing(self.name, self.moments.missing)
@@ -188,7 +199,10 @@ class _TargetNumberFit:
             raise DataError(
                 f"target={self.name!r} holds {self.moments.num_infinite} infinite values; filter them out first"
             )
-        return NumberTarget(self.name, *_mean_and_scale(self.moments))
+        if self.transform is None or not self.moments.count:
+            return NumberTarget(self.name, *_mean_and_scale(self.moments))
+        transform, moments = self.transform.finish(float(self.moments.min), float(self.moments.max))
+        return NumberTarget(self.name, *_mean_and_scale(moments), transform)
 
     def seen(self) -> dict[str, Any]:
         return _seen_numbers(self.name, self.moments)
@@ -209,6 +223,8 @@ class TableFit:
         The column of the target.
     task : str, optional
         ``"classification"`` or ``"regression"``, with a target.
+    target_steps : sequence of Transform
+        What a target of numbers goes through; not fitted.
     """
 
     def __init__(
@@ -218,6 +234,7 @@ class TableFit:
         max_categories: int,
         target: str | None = None,
         task: str | None = None,
+        target_steps: Sequence[Transform] = (),
     ) -> None:
         self.num_rows = 0
         self.columns: dict[str, _ColumnFit] = {}
@@ -230,7 +247,7 @@ class TableFit:
                 self.columns[name] = _SIMPLE_FITS[kind](name)
         self.target: _ClassFit | _TargetNumberFit | None = None
         if target is not None:
-            self.target = _ClassFit(target) if task == "classification" else _TargetNumberFit(target)
+            self.target = _ClassFit(target) if task == "classification" else _TargetNumberFit(target, target_steps)
 
     def update(self, table: pa.Table, first_row: int) -> None:
         """Take in one chunk.
@@ -240,13 +257,13 @@ class TableFit:
         table : pyarrow.Table
             Some rows of the data; there may be none.
         first_row : int
-            Not used.
+            The number of its first row in the whole data.
         """
         self.num_rows += table.num_rows
         for name, fit in self.columns.items():
             fit.update(table[name])
         if self.target is not None:
-            self.target.update(table[self.target.name])
+            self.target.update(table[self.target.name], first_row)
 
     def merge(self, other: TableFit) -> None:
         """Take in what another state has seen.

@@ -25,6 +25,7 @@ from dtk.preparation.columns import (
 )
 from dtk.preparation.fit import TableFit
 from dtk.preparation.target import Target, choose_task
+from dtk.preparation.target_transform import target_steps
 from dtk.preparation.values import KINDS, check_column, check_type, check_zone
 from dtk.sources import ExpressionSource, readable, schema_of
 from dtk.sources.columns import checked_columns, close_to
@@ -96,6 +97,7 @@ class TablePreparation:
         target: str | None = None,
         task: str | None = None,
         weight: str | None = None,
+        target_transform: Any = None,
         progress: bool = False,
     ) -> Self:
         """Learn what is needed from the data, in one pass over it.
@@ -113,6 +115,9 @@ class TablePreparation:
             numbers, and classification otherwise.
         weight : str, optional
             The column of sample weights, which is no input.
+        target_transform : str, mapping, Transform or sequence of these, optional
+            What a target of numbers goes through before it is standardised, see `target_steps`; predictions come back
+            in its own unit.
         progress : bool
             Whether to show a progress bar.
 
@@ -142,9 +147,12 @@ class TablePreparation:
         checked_columns(list(self._given_kinds), schema.names, argument="kinds")
         kinds = self._choose_kinds(schema, inputs, target, weight)
         task = choose_task(schema, target, task, self._given_kinds)
+        steps = target_steps(target_transform)
+        if steps and task != "regression":
+            raise ArgumentError(f"target_transform={target_transform!r} is for a regression; give task='regression'")
         wanted = {name: kind for name, kind in kinds.items() if kind != "ignore"}
         needed = [*wanted, *([target] if target is not None else [])]
-        make = partial(TableFit, schema, wanted, self._max_categories, target, task)
+        make = partial(TableFit, schema, wanted, self._max_categories, target, task, steps)
         # an expression evaluates all of its columns, so that it is better made anew where few of them are needed
         narrower = isinstance(source, ExpressionSource) and len(needed) < len(schema)
         fitted = scan(data if narrower else source, make, columns=needed, progress=progress, label="prepare")

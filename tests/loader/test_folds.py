@@ -212,6 +212,34 @@ def test_what_is_not_fitted_to_these_rows_is_encoded_in_full(frame, tmp_path):
     assert_equal(encoded(prepare, small(path, inner)), preparation().fit_transform(frame, "y"))
 
 
+class _Watched(torch.nn.Module):
+    """Keeps the largest code that it was given in training, and in validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = torch.nn.Linear(1, 1)
+        self.largest = {True: 0, False: 0}
+
+    def forward(self, inputs, codes):
+        self.largest[self.training] = max(self.largest[self.training], int(codes.max()))
+        return self.line(inputs[:, -1])
+
+
+def test_a_training_warns_of_leaks_and_validates_on_whole_encodings(frame, tmp_path):
+    timed = frame.assign(t=np.arange(ROWS))
+    path, other = written(timed, tmp_path / "data"), written(timed[:2000], tmp_path / "other")
+    prepare = preparation().fit(path, "y")
+    num_codes = max(len(step.categories_[0]) for _, (step, *_), _ in prepare.transformers_[:2]) + 2
+    window = dtk.Window("t", history=2, lead=1)
+    options = {"preparation": prepare, "target": "y", "window": window, "global_batch_size": 500}
+    loader, held = Loader(path, **options), Loader(path, **options, tail="pad")
+    module = _Watched()
+    dtk.train(module, loader, validation=held, ranks=1)
+    assert module.largest[True] >= num_codes > module.largest[False] > 0
+    with pytest.warns(UserWarning, match="they are shown their own target: fit the preparation to the data of the"):
+        dtk.train(_Watched(), Loader(other, **options), ranks=1)
+
+
 def test_a_scan_numbers_counted_rows_as_it_numbers_others(frame, tmp_path):
     path = written(frame, tmp_path / "data")
     source = as_source(dtk.open(path).query("x > 0"))

@@ -50,7 +50,8 @@ class Loader:
         to, or ``"balanced"``, which makes the values of the target equally frequent. Such a column is no input unless
         `inputs` names it.
     preparation : Encoder, optional
-        What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None.
+        What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None. The rows that it was
+        cross-fitted to are encoded out of fold, see `in_folds`.
     window : Window, optional
         Makes samples of consecutive rows; a sample is one row if None.
     dim : str, optional

@@ -103,12 +103,12 @@ class RowNumbers:
     ----------
     edges : numpy.ndarray
         An int64 ``[chunks + 1]``: rows before each chunk, and all of them.
-    first : numpy.ndarray
-        An int64 ``[chunks]``: the number of the first row of each.
+    first : numpy.ndarray, optional
+        An int64 ``[chunks]``: the number of the first row of each; None where rows are numbered through.
     """
 
     edges: Integers
-    first: Integers
+    first: Integers | None = None
 
     @classmethod
     def of(cls, source: Source) -> RowNumbers:
@@ -125,7 +125,8 @@ class RowNumbers:
             Its own.
         """
         assert source.chunk_rows is not None
-        return cls(np.append(0, np.cumsum(source.chunk_rows)).astype(np.int64), first_rows(source))
+        edges = np.append(0, np.cumsum(source.chunk_rows)).astype(np.int64)
+        return cls(edges, None if is_numbered_through(source) else first_rows(source))
 
     def at(self, positions: Integers) -> Integers:
         """Number rows.
@@ -146,6 +147,8 @@ class RowNumbers:
         >>> (filtered.at(np.array([2, 4])) - np.array([0, 1 << 40])).tolist()
         [2, 1]
         """
+        if self.first is None:
+            return positions
         chunk = np.searchsorted(self.edges, positions, side="right") - 1
         numbers: Integers = self.first[chunk] + positions - self.edges[chunk]
         return numbers

@@ -150,9 +150,9 @@ def run_recipe(
     """
     if loader.in_folds is False:
         warnings.warn(
-            "loader: its preparation was cross-fitted to other data, or in another process, and encodes these rows by "
-            "what was learnt from the whole fit; if they were part of it, they are shown their own target: fit the "
-            "preparation to the data of the loader",
+            "loader: its preparation was cross-fitted to other data, or was loaded, and encodes these rows by what was "
+            "learnt from the whole fit; if they were part of it, they are shown their own target: fit the preparation "
+            "to the data of the loader",
             UserWarning,
             stacklevel=3,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -12,10 +12,9 @@ from dtk.analytics.numbers import Value
 from dtk.analytics.values import plain_value
 from dtk.analytics.violations import Violation
 from dtk.sources import Source
+from dtk.sources.row_numbers import ROW_BITS, first_rows, is_numbered_through
 
 __all__ = ["located"]
-
-_ROW_BITS: Final = 40  # as a scan numbers rows of parts whose lengths are not known
 
 
 def located(violations: Iterable[Violation], data: Any) -> tuple[Violation, ...]:
@@ -43,19 +42,16 @@ def _located(violation: Violation, data: Any) -> Violation:
     value = violation.value
     if violation.rule == "unique" and isinstance(data, Source):
         value = _key_at(data, violation.columns, row)
-    if not isinstance(data, Source) or data.chunk_rows is None:
-        part, row = row >> _ROW_BITS, row & ((1 << _ROW_BITS) - 1)
+    if not isinstance(data, Source) or not is_numbered_through(data):
+        part, row = row >> ROW_BITS, row & ((1 << ROW_BITS) - 1)
     return replace(violation, value=value, row=row, part=part)
 
 
 def _key_at(source: Source, columns: tuple[str, ...], row: int) -> Value:
     """Read a key; one of several columns as text."""
-    if source.chunk_rows is None:
-        chunk, at = row >> _ROW_BITS, row & ((1 << _ROW_BITS) - 1)
-    else:
-        stops = np.cumsum(source.chunk_rows)
-        chunk = int(np.searchsorted(stops, row, side="right"))
-        at = row - int(stops[chunk] - source.chunk_rows[chunk])
+    first = first_rows(source)
+    chunk = int(np.searchsorted(first, row, side="right")) - 1
+    at = row - int(first[chunk])
     table = source.read(chunk, list(columns)).slice(at, 1)
     values = [plain_value(table[name]) for name in columns]
     return values[0] if len(values) == 1 else ", ".join(map(str, values))

@@ -109,6 +109,9 @@ class _Evaluation:
         target = self.bundle.target
         assert target is not None
         for part, outputs in _outputs(self.bundle, table):
+            if isinstance(target, NumberTarget) and target.transform is not None:
+                self.metrics.update_in_unit(outputs, torch.from_numpy(target.numbers(part[target.name])))
+                continue
             codes = target.encode(part[target.name])
             self.metrics.update(outputs, torch.from_numpy(codes))
 

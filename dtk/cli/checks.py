@@ -146,6 +146,11 @@ class Checks:
             for name in spec.class_weight:
                 if not isinstance(name, bool) and name not in (0, 1):
                     self._found("class_weight", f"{name!r} is no class of {spec.target!r}; there is true, and false")
+        is_of_classes = target is not None and (is_bool_dtype(target) or not is_numeric_dtype(target))
+        if is_of_classes and spec.target_transform is not None and spec.task is None:
+            self._found(
+                "target_transform", f"{spec.target!r} holds {target}, and no numbers to transform; leave it out"
+            )
         if by is not None and (is_datetime64_any_dtype(by) or str(by).startswith("date")):
             for cut in spec.split.at or ():
                 if isinstance(cut, (int, float)):

@@ -94,7 +94,7 @@ class Job:
             "progress": progress,
         }
         if self.task == "regression":
-            return TorchRegressor(spec.model, **shared)
+            return TorchRegressor(spec.model, target_transform=spec.target_transform, **shared)
         return TorchClassifier(spec.model, class_weight=spec.class_weight, **shared)
 
     def rank_counts(self) -> tuple[int, ...]:

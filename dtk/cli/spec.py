@@ -141,6 +141,7 @@ class Spec(_Section):
     patience: int | None = Field(default=None, ge=1)
     class_weight: Literal["balanced"] | dict[str | int | float | bool, float] | None = None
     sample_weight: str | None = None
+    target_transform: str | dict[str, Any] | list[str | dict[str, Any]] | None = None
     cluster: (
         Annotated[
             Annotated[str, Tag("name")] | Annotated[ClusterSpec, Tag("settings")], Discriminator(_kind_of_cluster)
@@ -201,6 +202,19 @@ class Spec(_Section):
         if class_weight is not None and info.data.get("task") == "regression":
             raise ValueError("task: regression has no classes; leave it out")
         return class_weight
+
+    @field_validator("target_transform")
+    @classmethod
+    def _is_of_numbers(cls, target_transform: Any, info: ValidationInfo) -> Any:
+        from dtk.preparation.target_transform import target_steps
+
+        try:
+            target_steps(target_transform)
+        except ArgumentError as error:
+            raise ValueError(str(error).removeprefix("target_transform=")) from None
+        if target_transform is not None and info.data.get("task") == "classification":
+            raise ValueError("task: classification has no numbers to transform; leave it out")
+        return target_transform
 
     @field_validator("sample_weight")
     @classmethod

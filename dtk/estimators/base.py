@@ -336,8 +336,9 @@ class TorchEstimator(BaseEstimator):
         """Fit the preparation on the training data, and learn the classes of all pieces of it."""
         train = pieces.train
         preparation = self._preparation()
-        progress = bool(self.progress)
-        preparation.fit(source, target=train.target, task=self._task, weight=train.weight, progress=progress)
+        transform = getattr(self, "target_transform", None)
+        options: dict[str, Any] = {"target_transform": transform, "progress": bool(self.progress)}
+        preparation.fit(source, target=train.target, task=self._task, weight=train.weight, **options)
         target = preparation.target
         if pieces.whole is not None:
             whole = fit_target(pieces.whole.data, source.schema, train.target, self._task)

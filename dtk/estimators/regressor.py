@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 from dtk.estimators.base import TorchEstimator
+from dtk.models import ModelSpec
+from dtk.preparation.target_transform import target_steps
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,7 +22,7 @@ __all__ = ["TorchRegressor"]
 class TorchRegressor(RegressorMixin, TorchEstimator):
     """Predicts a number for each row of a table with a PyTorch network, by default a perceptron with embeddings.
 
-    The network sees the target standardised; predictions are in its own unit.
+    The network sees the target transformed and standardised, and so does the loss; predictions are in its own unit.
 
     Parameters
     ----------
@@ -35,6 +38,10 @@ class TorchRegressor(RegressorMixin, TorchEstimator):
         Samples a step, over all ranks; by default a 64th of the rows, between 32 and 4096.
     patience : int, optional
         Epochs without a better validation loss after which training stops.
+    target_transform : str, mapping, Transform or list of these, optional
+        What the target goes through before it is standardised: ``"log1p"``, ``"log"``, ``"signed_log"``,
+        ``"yeo-johnson"``, ``"box-cox"``, ``"quantile"``, or ``{"clip": [low, high]}`` with None for an open side; or
+        transforms of `dtk.preparation.transforms`, or scikit-learn's. Predictions are what undoes all of it.
     kinds : mapping of str to str, optional
         Kinds of columns whose type says otherwise, see `TablePreparation`.
     columns : mapping, optional
@@ -69,6 +76,37 @@ class TorchRegressor(RegressorMixin, TorchEstimator):
     _task = "regression"
     _loss = "mse"
 
+    def __init__(
+        self,
+        model: ModelSpec = "mlp",
+        *,
+        target: str | None = None,
+        epochs: int = 10,
+        learning_rate: float = 1e-3,
+        batch_size: int | None = None,
+        patience: int | None = None,
+        target_transform: Any = None,
+        kinds: Mapping[str, str] | None = None,
+        memory: int | str = "1 GiB",
+        ranks: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        super().__init__(
+            model,
+            target=target,
+            epochs=epochs,
+            learning_rate=learning_rate,
+            batch_size=batch_size,
+            patience=patience,
+            kinds=kinds,
+            memory=memory,
+            ranks=ranks,
+            random_state=random_state,
+            progress=progress,
+        )
+        self.target_transform = target_transform
+
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Give the coefficient of determination, R2.
 
@@ -92,6 +130,10 @@ class TorchRegressor(RegressorMixin, TorchEstimator):
             If `y` is missing or no column, or there are weights for lazy data.
         """
         return self._scored(X, y, sample_weight, metric="r2", score=super().score)
+
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
+        target_steps(self.target_transform)
 
     def _checked_target(self, y: Any, num_rows: int) -> NDArray[Any]:
         y = check_array(column_or_1d(y, warn=True), ensure_2d=False, dtype=np.float64, input_name="y")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, distributed
 
 from dtk.errors import ArgumentError
@@ -33,6 +36,8 @@ class Metrics:
         At least 2 for a classification.
     scale : float
         For a regression: what errors are multiplied with, to be in the target's unit.
+    decode : callable, optional
+        For a regression of a transformed target: ``decode(numbers) -> numbers`` of NumPy's [n] into the target's unit.
 
     Raises
     ------
@@ -51,7 +56,14 @@ class Metrics:
     0.5
     """
 
-    def __init__(self, task: str, *, num_classes: int = 0, scale: float = 1.0) -> None:
+    def __init__(
+        self,
+        task: str,
+        *,
+        num_classes: int = 0,
+        scale: float = 1.0,
+        decode: Callable[[NDArray[Any]], NDArray[np.float64]] | None = None,
+    ) -> None:
         if task not in ("classification", "regression"):
             raise ArgumentError(f"task={task!r} must be 'classification' or 'regression'")
         if task == "classification" and num_classes < 2:
@@ -60,6 +72,7 @@ class Metrics:
 
         self.task = task
         self._scale = scale
+        self._decode = decode
         self._parts = make_parts(task, num_classes)
         for part in self._parts.values():
             part.set_dtype(torch.float64)  # sums over billions of rows
@@ -87,7 +100,7 @@ class Metrics:
         self.num_rows += len(target)
         self._to(outputs.device)
         if self.task == "regression":
-            outputs, target = outputs.reshape(-1).to(torch.float64), target.to(torch.float64)
+            outputs, target = (self._in_unit(numbers.reshape(-1)) for numbers in (outputs, target))
             for part in self._parts.values():
                 part.update(outputs, target)
             return
@@ -98,6 +111,26 @@ class Metrics:
                 part.update(torch.nn.functional.cross_entropy(outputs.float(), target, reduction="none"))
             else:
                 part.update(outputs if name == "auroc" else predicted, target)
+
+    def update_in_unit(self, outputs: Tensor, target: Tensor) -> None:
+        """Take in a batch of a regression, of which the target was not encoded.
+
+        Parameters
+        ----------
+        outputs : torch.Tensor
+            Of the network: as for `update`.
+        target : torch.Tensor
+            float64 [n]: in its unit.
+        """
+        self.num_rows += len(target)
+        for part in self._parts.values():
+            part.update(self._in_unit(outputs.reshape(-1)), target)
+
+    def _in_unit(self, numbers: Tensor) -> Tensor:
+        """Return float64 [n], of a transformed target in its unit."""
+        if self._decode is None:
+            return numbers.to(torch.float64)
+        return torch.from_numpy(self._decode(numbers.cpu().numpy())).to(numbers.device)
 
     def merge(self, other: Self) -> None:
         """Take in what another object has seen.
@@ -197,6 +230,8 @@ def make_metrics(target: Target) -> Metrics:
     """
     if isinstance(target, ClassTarget):
         return Metrics("classification", num_classes=len(target.classes))
+    if target.transform is not None:
+        return Metrics("regression", decode=target.decode)
     return Metrics("regression", scale=target.scale)
 
 

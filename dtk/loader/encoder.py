@@ -16,7 +16,7 @@ from dtk.loader.checks import check_inputs, is_number, unfit_labels
 from dtk.loader.packed import Joined, Packed
 from dtk.loader.vectors import element_type, vector_shape, vectors
 
-__all__ = ["Encoder", "Field", "LabelledEncoder", "PlainEncoder", "make_encoder"]
+__all__ = ["Encoder", "Field", "LabelledEncoder", "PlainEncoder", "is_in_folds", "make_encoder"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,9 @@ class Encoder(Protocol):
 
     An encoder may also have a method ``pack(table)`` that returns the same as ``encode(table)``, with `Packed` columns
     for arrays: these are packed on their way into the batches, which spares a copy. One that makes a ``"target"`` may
-    say in ``target_column`` of which column, so that its values can be drawn equally often.
+    say in ``target_column`` of which column, so that its values can be drawn equally often. One that was cross-fitted
+    has a method ``is_cross_fitted_to(source)``, see `is_in_folds`: where that is so, `encode` and `pack` are called
+    with ``rows=``, an int64 ``[rows]`` of the numbers that a scan gives the rows.
     """
 
     @property
@@ -189,13 +191,15 @@ class LabelledEncoder:
         self.fields: Mapping[str, Field] = fields
         self.columns = tuple(dict.fromkeys([*inputs.columns, *self._labels.values()]))
 
-    def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+    def encode(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
         """Encode rows.
 
         Parameters
         ----------
         table : pyarrow.Table
             The rows, with at least the encoder's columns.
+        rows : numpy.ndarray, optional
+            An int64 ``[rows]``: their numbers, where they are to be encoded out of fold.
 
         Returns
         -------
@@ -212,15 +216,18 @@ class LabelledEncoder:
             for name, field in self.fields.items()
             if field.constant is not None
         }
-        return {**self._inputs.encode(table), **self._encode_labels(table), **constants}
+        numbered = {} if rows is None else {"rows": rows}
+        return {**self._inputs.encode(table, **numbered), **self._encode_labels(table), **constants}
 
-    def pack(self, table: pa.Table) -> dict[str, NDArray[Any] | Packed]:
+    def pack(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any] | Packed]:
         """Encode rows, to be packed where they are moved to as far as the inner encoder does so.
 
         Parameters
         ----------
         table : pyarrow.Table
             The rows, with at least the encoder's columns.
+        rows : numpy.ndarray, optional
+            An int64 ``[rows]``: their numbers, where they are to be encoded out of fold.
 
         Returns
         -------
@@ -233,7 +240,8 @@ class LabelledEncoder:
             If a target or a weight is null, NaN or infinite, or a weight negative.
         """
         pack = getattr(self._inputs, "pack", self._inputs.encode)
-        return {**pack(table), **self._encode_labels(table)}
+        numbered = {} if rows is None else {"rows": rows}
+        return {**pack(table, **numbered), **self._encode_labels(table)}
 
     def _encode_labels(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         encoded: dict[str, NDArray[Any]] = {}
@@ -302,6 +310,25 @@ def make_encoder(
     for column in preparation.columns:
         _column_type(schema, column, "preparation")
     return LabelledEncoder(preparation, schema, target=target, weight=weight)
+
+
+def is_in_folds(preparation: Encoder | None, source: Any) -> bool | None:
+    """Tell whether rows are those that a preparation was cross-fitted to: it then encodes them out of fold.
+
+    Parameters
+    ----------
+    preparation : Encoder, optional
+        What encodes the inputs.
+    source : Source or ArraySource
+        Below windows.
+
+    Returns
+    -------
+    bool or None
+        None where nothing is cross-fitted.
+    """
+    ask = getattr(preparation, "is_cross_fitted_to", None)
+    return None if ask is None else ask(source)
 
 
 def _label_type(schema: pa.Schema, column: str, name: str) -> pa.DataType:

@@ -212,6 +212,7 @@ class Feed:
             fetch_nbytes=plan.fetch_nbytes,
             scratches=self._scratches,
             sampling=planned.sampling,
+            numbers=planned.numbers,
         )
         return _Reading(reader, ring, lap, plan, source, key)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dtk.errors import ArgumentError
 from dtk.loader.checks import check_inputs
-from dtk.loader.encoder import Encoder, LabelledEncoder, make_encoder
+from dtk.loader.encoder import Encoder, LabelledEncoder, is_in_folds, make_encoder
 from dtk.loader.grids import GridEncoder
 from dtk.loader.sampling import SamplingRule, counting_source, make_rule, names_in
 from dtk.loader.windows import WindowEncoder, make_windows
@@ -35,12 +35,15 @@ class Intake:
         What must be counted before there can be a plan; None where metadata tells all.
     rule : SamplingRule, optional
         How samples are drawn; None where each comes once.
+    in_folds : bool, optional
+        Whether the encoder is given the numbers of the rows, see `is_in_folds`; None where that is no matter.
     """
 
     source: Source | ArraySource | WindowSource
     encoder: LabelledEncoder | GridEncoder | WindowEncoder
     counting: Source | ArraySource | None = None
     rule: SamplingRule | None = None
+    in_folds: bool | None = None
 
 
 def take_rows(
@@ -101,7 +104,7 @@ def take_rows(
             source = as_source(data, columns)
         if preparation is not None and isinstance(source, ParquetSource):
             source = source.with_dictionaries()
-    return Intake(source, encoder, counting_source(data, source, rule), rule)
+    return Intake(source, encoder, counting_source(data, source, rule), rule, is_in_folds(preparation, source))
 
 
 def take_windows(
@@ -146,4 +149,4 @@ def take_windows(
     source, encoder = make_windows(data, window, inputs=inputs, target=target, weight=weight, preparation=preparation)
     if isinstance(source.base, ArraySource) and verify != source.base.verify:
         source = replace(source, base=replace(source.base, verify=verify))
-    return Intake(source, encoder)
+    return Intake(source, encoder, in_folds=is_in_folds(preparation, source.base))

@@ -25,12 +25,18 @@ class KeptTable:
         The table.
     encoder : LabelledEncoder
         What makes arrays of its rows.
+    in_folds : bool
+        Whether it is given their numbers.
     """
 
-    def __init__(self, source: TableSource, encoder: LabelledEncoder) -> None:
+    def __init__(self, source: TableSource, encoder: LabelledEncoder, *, in_folds: bool = False) -> None:
         self._source = source
         columns = list(encoder.columns)
-        parts = [encoder.encode(source.read(chunk, columns)) for chunk in range(source.num_chunks)]
+        numbers = np.split(np.arange(source.table.num_rows), np.cumsum(source.chunk_rows))
+        parts = [
+            encoder.encode(source.read(chunk, columns), numbers[chunk] if in_folds else None)
+            for chunk in range(source.num_chunks)
+        ]
         self._arrays = {name: np.concatenate([part[name] for part in parts]) for name in encoder.fields}
 
     def batches(

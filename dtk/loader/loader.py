@@ -50,7 +50,8 @@ class Loader:
         to, or ``"balanced"``, which makes the values of the target equally frequent. Such a column is no input unless
         `inputs` names it.
     preparation : Encoder, optional
-        What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None.
+        What encodes the inputs; number and boolean columns are packed into ``"inputs"`` if None. The rows that it was
+        cross-fitted to are encoded out of fold, see `in_folds`.
     window : Window, optional
         Makes samples of consecutive rows; a sample is one row if None.
     dim : str, optional
@@ -217,6 +218,18 @@ class Loader:
     def is_in_memory(self) -> bool:
         """Whether the data is a table in memory, which travels with the loader."""
         return isinstance(self._planned.rows, TableSource)
+
+    @property
+    def in_folds(self) -> bool | None:
+        """Whether rows are encoded out of fold.
+
+        Returns
+        -------
+        bool or None
+            True for the rows that `preparation` was cross-fitted to. False for others: these get the encoding of the
+            whole fit, and must not be trained on if rows of the fit are among them. None where nothing is cross-fitted.
+        """
+        return self._planned.taken.in_folds
 
     @property
     def rank(self) -> int:
@@ -435,6 +448,18 @@ class Loader:
         """
         self._planned.load(state, self.ranks)
         self._position.go_to(int(state["epoch"]), int(state["step"]))
+
+    def for_evaluation(self) -> Self:
+        """Return a copy that encodes rows as a prediction does, also those of a cross-fit.
+
+        Returns
+        -------
+        Loader
+            At the same epoch and step; `in_folds` is None.
+        """
+        other = self._copied()
+        other._planned = other._planned.without_folds()
+        return other
 
     def _copied(self) -> Self:
         """Return a copy that shares nothing that changes."""

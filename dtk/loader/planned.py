@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from dtk.sources import ExpressionSource, ParquetSource, Source, TableSource
 from dtk.sources.arrays import ArraySource
 from dtk.sources.counting import count, with_rows
 from dtk.sources.kept_files import footers_limit_nbytes
+from dtk.sources.row_numbers import RowNumbers
 from dtk.sources.windows import WindowSource
 
 __all__ = ["Planned"]
@@ -98,7 +100,7 @@ class Planned:
             if source.chunk_rows is None:
                 assert not isinstance(source, ArraySource | WindowSource)
                 source = with_rows(source, counts.chunk_rows)
-        self.taken = Intake(source, self.taken.encoder, None, rule)
+        self.taken = replace(self.taken, source=source, counting=None)
 
     def made(self, ranks: int) -> Plan:
         """Return the plan.
@@ -165,6 +167,26 @@ class Planned:
             self._joined, _ = joined_source(self.source, self.plan.order.join_rows, self.sampling)
         return self._joined
 
+    @property
+    def numbers(self) -> RowNumbers | None:
+        """What numbers the rows, which are counted; None where they are not encoded by their numbers."""
+        if not self.taken.in_folds:
+            return None
+        assert not isinstance(self.rows, ArraySource)
+        return RowNumbers.of(self.rows)
+
+    def without_folds(self) -> Planned:
+        """Return a copy that encodes no row by its number.
+
+        Returns
+        -------
+        Planned
+            Of the same rows, as those of other data than that of the fit.
+        """
+        other = copy.copy(self)
+        other.taken, other._kept = replace(self.taken, in_folds=None), None
+        return other
+
     def is_small(self, ranks: int) -> bool:
         """Tell whether all samples are encoded once and kept.
 
@@ -194,7 +216,7 @@ class Planned:
         if self._kept is None:
             assert isinstance(self.source, TableSource)
             assert isinstance(self.encoder, LabelledEncoder)
-            self._kept = KeptTable(self.source, self.encoder)
+            self._kept = KeptTable(self.source, self.encoder, in_folds=bool(self.taken.in_folds))
         return self._kept
 
     def static(self) -> dict[str, torch.Tensor]:

@@ -25,6 +25,8 @@ from dtk.loader.streams import Streams
 from dtk.loader.windows import WindowEncoder
 from dtk.sources.arrays import ArraySource
 from dtk.sources.parquet import ParquetSource
+from dtk.sources.row_numbers import RowNumbers
+from dtk.sources.window import WindowBlock
 from dtk.sources.windows import WindowSource
 from dtk.sources.zarr_read import Scratch
 
@@ -76,6 +78,8 @@ class Reader:
         Memory that reads of arrays use, and leave here for the next one.
     sampling : Sampling, optional
         How rows are drawn; each comes once if None.
+    numbers : RowNumbers, optional
+        By what the encoder is told which rows it encodes; not at all if None.
 
     Notes
     -----
@@ -105,6 +109,7 @@ class Reader:
         fetch_nbytes: int,
         scratches: list[Scratch],
         sampling: Sampling | None = None,
+        numbers: RowNumbers | None = None,
     ) -> None:
         self._source, self._encoder, self._ring = source, encoder, ring
         self._schedule = schedule
@@ -114,6 +119,10 @@ class Reader:
             self._columns.append(sampling.rule.column)
         self._places = _Places(order, schedule, ring, epoch, order.rank_slots(rank, ranks), start=start, lap=lap)
         self._chunk_rows, self._chunk_nbytes, self._room_nbytes = order.chunk_rows, chunk_nbytes, decode_nbytes
+        self._numbers = numbers
+        if numbers is not None:  # windows lie in the chunks of the rows, others in what these are joined to
+            is_joined = not isinstance(source, WindowSource)
+            self._starts = np.cumsum(order.chunk_rows) - order.chunk_rows if is_joined else numbers.edges[:-1]
         self._is_streamed = streamed(order.chunk_rows, slice_rows)
         assert not (fetch_nbytes and self._is_streamed.any())  # a stream would fetch anew what was fetched for it
         self._streams = Streams(source, self._columns, slice_rows) if isinstance(source, ParquetSource) else None
@@ -272,8 +281,8 @@ class Reader:
                     raise DataError(
                         f"{block.num_rows} rows where {self._chunk_rows[read.chunk]} were planned; open it anew"
                     )
-                for rows, (_, places) in zip(self._rows(read, block), pieces, strict=True):
-                    self._ring.scatter(self._encoder.pack(rows), places)
+                for (rows, at), (_, places) in zip(self._rows(read, block), pieces, strict=True):
+                    self._ring.scatter(self._packed(rows, read.chunk, at), places)
         for piece in read.pieces:
             self._places.release(piece.fill)
         return has_rows
@@ -287,16 +296,28 @@ class Reader:
                 start = max(at - piece.first_row, 0)
                 stop = min(at + table.num_rows - piece.first_row, piece.num_rows)
                 if start < stop:
-                    rows = table.slice(piece.first_row + start - at, stop - start)
-                    self._ring.scatter(self._encoder.pack(rows), places[start:stop])
+                    first, num_rows = piece.first_row + start, stop - start
+                    rows = table.slice(first - at, num_rows)
+                    packed = self._packed(rows, chunk, range(first, first + num_rows))
+                    self._ring.scatter(packed, places[start:stop])
 
-    def _rows(self, read: Read, block: Any) -> Iterator[Any]:
-        """Yield the rows of each piece of a chunk."""
+    def _rows(self, read: Read, block: Any) -> Iterator[tuple[Any, Integers | range]]:
+        """Yield the rows of each piece of a chunk, and where in the chunk they lie."""
         runs = ((piece.first_row, piece.num_rows) for piece in read.pieces)
         if self._draw is None:
-            yield from (block.slice(*run) for run in runs)
+            yield from ((block.slice(first, rows), range(first, first + rows)) for first, rows in runs)
         else:
-            yield from (block.take(rows) for rows in self._draw.rows(read.chunk, block, runs))
+            yield from ((block.take(rows), rows) for rows in self._draw.rows(read.chunk, block, runs))
+
+    def _packed(self, rows: Any, chunk: int, at: Integers | range) -> Any:
+        """Encode rows of a chunk, by their numbers where the encoder is to know these."""
+        if self._numbers is None:
+            return self._encoder.pack(rows)
+        assert not isinstance(self._encoder, GridEncoder)
+        if isinstance(rows, WindowBlock):
+            at = range(sum(part.num_rows for part in rows.parts))
+        positions = np.arange(at.start, at.stop) if isinstance(at, range) else at
+        return self._encoder.pack(rows, self._numbers.at(self._starts[chunk] + positions))
 
     @contextmanager
     def _block(self, chunk: int, fetch: Fetch | None) -> Iterator[Any]:

@@ -78,13 +78,15 @@ class WindowEncoder:
         encoder = self._shares[0].encoder
         return encoder.static_shape if isinstance(encoder, GridEncoder) else ()
 
-    def pack(self, block: WindowBlock) -> Mapping[str, NDArray[Any] | Windows]:
+    def pack(self, block: WindowBlock, rows: NDArray[np.int64] | None = None) -> Mapping[str, NDArray[Any] | Windows]:
         """Encode the rows of windows.
 
         Parameters
         ----------
         block : WindowBlock
             The windows, one at least.
+        rows : numpy.ndarray, optional
+            An int64 ``[rows of the block]``: their numbers, where they are to be encoded out of fold.
 
         Returns
         -------
@@ -102,8 +104,9 @@ class WindowEncoder:
             first = int(block.starts[0]) + used[0]
             parts = block.rows(first, int(block.starts[-1]) + used[-1] + 1)
             starts = block.starts - first
-            rows = _encoded_sparsely(share, parts, starts, used) if share.sparse else _encoded(share, parts)
-            packed |= {name: Windows(rows[inner], starts, at) for inner, (name, at) in share.fields.items()}
+            numbers = None if rows is None else rows[first:]
+            found = _encoded_sparsely(share, parts, starts, used) if share.sparse else _encoded(share, parts, numbers)
+            packed |= {name: Windows(found[inner], starts, at) for inner, (name, at) in share.fields.items()}
         return packed
 
     def static(self, source: Any) -> NDArray[np.float32] | None:
@@ -123,10 +126,18 @@ class WindowEncoder:
         return encoder.static(source) if isinstance(encoder, GridEncoder) else None
 
 
-def _encoded(share: _Share, parts: Sequence[Any]) -> dict[str, NDArray[Any] | Joined]:
+def _encoded(
+    share: _Share, parts: Sequence[Any], numbers: NDArray[np.int64] | None = None
+) -> dict[str, NDArray[Any] | Joined]:
     """Encode rows, part after part, into one array a field."""
-    pack = getattr(share.encoder, "pack", None) or share.encoder.encode  # type: ignore[union-attr]
-    packed = [pack(part) for part in parts]
+    pack: Any = getattr(share.encoder, "pack", None) or share.encoder.encode  # type: ignore[union-attr]
+    packed = []
+    for part in parts:
+        if numbers is None or not isinstance(share.encoder, LabelledEncoder):
+            packed.append(pack(part))
+        else:
+            packed.append(pack(part, numbers[: part.num_rows]))
+            numbers = numbers[part.num_rows :]
     found: dict[str, NDArray[Any] | Joined] = {}
     for name in share.fields:
         values = [part[name] for part in packed]

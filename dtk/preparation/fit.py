@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import pyarrow as pa
 
 from dtk.errors import DataError
 from dtk.preparation.target import ClassTarget, NumberTarget, Target, refuse_missing
-from dtk.preparation.transforms.base import Need
+from dtk.preparation.target_transform import TransformFit
+from dtk.preparation.transforms.base import Need, Transform
 from dtk.preparation.transforms.chains import Chain
 from dtk.preparation.transforms.dates import DateSpread
 from dtk.preparation.transforms.passes import fit_chains
@@ -77,7 +79,7 @@ def _seen_counts(kind: str, categories: Categories, max_categories: int) -> dict
     return {"counts": [[value, count] for value, count in top]}
 
 
-def target_chain(schema: pa.Schema, name: str, task: str) -> Chain:
+def target_chain(schema: pa.Schema, name: str, task: str, steps: Sequence[Transform] = ()) -> Chain:
     """Return what a scan collects of a target.
 
     Parameters
@@ -88,14 +90,19 @@ def target_chain(schema: pa.Schema, name: str, task: str) -> Chain:
         The column.
     task : str
         ``"classification"`` or ``"regression"``.
+    steps : sequence of Transform
+        What numbers go through before they are standardised; not fitted.
 
     Returns
     -------
     Chain
         Without steps.
     """
-    watched = _COUNTS if task == "classification" else _NUMBERS
-    return Chain((name,), (schema.field(name).type,), [], watched=(watched,))
+    watched = [_COUNTS if task == "classification" else _NUMBERS]
+    if steps:
+        told = json.dumps([step.to_dict() for step in steps])
+        watched.append(Need(TransformFit, (("name", name), ("steps", told))))
+    return Chain((name,), (schema.field(name).type,), [], watched=tuple(watched))
 
 
 def target_of(chain: Chain) -> tuple[Target, dict[str, Any]]:
@@ -119,12 +126,12 @@ def target_of(chain: Chain) -> tuple[Target, dict[str, Any]]:
         If values are missing, or there are fewer than two classes.
     """
     (name,) = chain.names
-    ((statistic,),) = chain.seen.values()
+    statistic, *transformed = (found for (found,) in chain.seen.values())
     if isinstance(statistic, Categories):
         target: Target = _classes(name, statistic)
         seen = seen_of(name, "category", statistic, _MAX_CLASSES)
     else:
-        target = _number(name, statistic)
+        target = _number(name, statistic, *transformed)
         seen = seen_of(name, "number", statistic, 0)
     return target, seen | {"is_target": True}
 
@@ -178,11 +185,19 @@ def _classes(name: str, categories: Categories) -> ClassTarget:
     return ClassTarget(name, tuple(values), tuple(counts[value] for value in values))
 
 
-def _number(name: str, moments: Moments) -> NumberTarget:
+def _number(name: str, moments: Moments, transformed: TransformFit | None = None) -> NumberTarget:
     refuse_missing(name, moments.missing)
     if moments.num_infinite:
         raise DataError(f"target={name!r} holds {moments.num_infinite} infinite values; filter them out first")
+    if transformed is None:
+        return NumberTarget(name, *_mean_and_scale(moments))
+    transform, moments = transformed.finish(float(moments.min), float(moments.max))
+    return NumberTarget(name, *_mean_and_scale(moments), transform)
+
+
+def _mean_and_scale(moments: Moments) -> tuple[float, float]:
+    """Return mean and standard deviation; the latter 1 where nothing varies, or the spread has no float64."""
     if moments.min == moments.max:
-        return NumberTarget(name, float(moments.min), 1.0)  # a mean of equal values may be off by its rounding
+        return float(moments.min), 1.0  # a mean of equal values may be off by its rounding
     scale = float(moments.std)
-    return NumberTarget(name, float(moments.mean), scale if scale > 0 and math.isfinite(scale) else 1.0)
+    return float(moments.mean), scale if scale > 0 and math.isfinite(scale) else 1.0

@@ -88,13 +88,31 @@ class SampleEncoder:
     def _has_weight(self) -> bool:
         return self.weight is not None or self._class_weights is not None
 
-    def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+    def is_cross_fitted_to(self, source: Any) -> bool | None:
+        """Tell whether rows are those that the preparation was cross-fitted to.
+
+        Parameters
+        ----------
+        source : Source
+            The rows.
+
+        Returns
+        -------
+        bool or None
+            None where nothing is cross-fitted.
+        """
+        ask = getattr(self.preparation, "is_cross_fitted_to", None)
+        return None if ask is None else ask(source)
+
+    def encode(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
         """Turn rows into arrays.
 
         Parameters
         ----------
         table : pyarrow.Table
             With at least `columns`, in any order.
+        rows : numpy.ndarray, optional
+            int64 [n]: their numbers, where they are to be encoded out of fold.
 
         Returns
         -------
@@ -106,15 +124,18 @@ class SampleEncoder:
         DataError
             If a column is missing or of another type, a target or weight is missing, or a weight is negative.
         """
-        return {**self.preparation.encode(table), **self._encode_labels(table)}
+        numbered = {} if rows is None else {"rows": rows}
+        return {**self.preparation.encode(table, **numbered), **self._encode_labels(table)}
 
-    def pack(self, table: pa.Table) -> dict[str, NDArray[Any] | Packed]:
+    def pack(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any] | Packed]:
         """Turn rows into arrays, of which the inputs are packed on their way into the batches.
 
         Parameters
         ----------
         table : pyarrow.Table
             With at least `columns`, in any order.
+        rows : numpy.ndarray, optional
+            int64 [n]: their numbers, where they are to be encoded out of fold.
 
         Returns
         -------
@@ -126,7 +147,8 @@ class SampleEncoder:
         DataError
             If a column is missing or of another type, a target or weight is missing, or a weight is negative.
         """
-        return {**self.preparation.pack(table), **self._encode_labels(table)}
+        numbered = {} if rows is None else {"rows": rows}
+        return {**self.preparation.pack(table, **numbered), **self._encode_labels(table)}
 
     def _encode_labels(self, table: pa.Table) -> dict[str, NDArray[Any]]:
         encoded: dict[str, NDArray[Any]] = {}

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
@@ -14,6 +15,7 @@ from dtk.errors import ArgumentError, DataError
 from dtk.preparation.fit import seen_of, target_chain, target_of
 from dtk.preparation.groups import chains_of, own_steps
 from dtk.preparation.target import Target, choose_task
+from dtk.preparation.target_transform import target_steps
 from dtk.preparation.transforms import ColumnTransformer
 from dtk.preparation.transforms.chains import Chain, check_chain, plan_passes
 from dtk.preparation.transforms.composition import DTYPES
@@ -106,6 +108,7 @@ class TablePreparation:
         target: str | None = None,
         task: str | None = None,
         weight: str | None = None,
+        target_transform: Any = None,
         progress: bool = False,
     ) -> Self:
         """Learn what is needed from the data, in one pass over it unless `columns` need more.
@@ -123,6 +126,9 @@ class TablePreparation:
             numbers, and classification otherwise.
         weight : str, optional
             The column of sample weights, which is no input.
+        target_transform : str, mapping, Transform or sequence of these, optional
+            What a target of numbers goes through before it is standardised, see `target_steps`; predictions come back
+            in its own unit.
         progress : bool
             Whether to show a progress bar.
 
@@ -148,9 +154,12 @@ class TablePreparation:
         schema = schema_of(source)
         kinds = self._choose_kinds(schema, inputs, target, weight)
         task = choose_task(schema, target, task, self._given_kinds)
+        steps = target_steps(target_transform)
+        if steps and task != "regression":
+            raise ArgumentError(f"target_transform={target_transform!r} is for a regression; give task='regression'")
         groups = chains_of(schema, kinds, self._own, self._max_categories)
         chains = [chain for _, chain in groups]
-        labels = [] if target is None or task is None else [target_chain(schema, target, task)]
+        labels = [] if target is None or task is None else [target_chain(schema, target, task, steps)]
         needed = {name for chain in (*chains, *labels) for name in chain.names}
         # an expression evaluates all of its columns, so that it is better made anew where few of them are needed
         narrower = isinstance(source, ExpressionSource) and len(needed) < len(schema)
@@ -356,13 +365,30 @@ class TablePreparation:
         """
         self.transformer.check(schema)
 
-    def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+    def is_cross_fitted_to(self, source: Any) -> bool | None:
+        """Tell whether rows are those that steps such as `TargetEncoder` were cross-fitted to.
+
+        Parameters
+        ----------
+        source : Source
+            The rows.
+
+        Returns
+        -------
+        bool or None
+            None where there is no such step.
+        """
+        return self.transformer.is_cross_fitted_to(source)
+
+    def encode(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
         """Turn rows into arrays.
 
         Parameters
         ----------
         table : pyarrow.Table
             With the columns of the fit, in any order.
+        rows : numpy.ndarray, optional
+            int64 [n]: their numbers at fit, where they are to be encoded out of fold; see `is_cross_fitted_to`.
 
         Returns
         -------
@@ -375,15 +401,17 @@ class TablePreparation:
         DataError
             If a column is missing, or of another type than at fit.
         """
-        return self.transformer.encode(table)
+        return self.transformer.encode(table, rows)
 
-    def pack(self, table: pa.Table) -> dict[str, Packed]:
+    def pack(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, Packed]:
         """Turn rows into arrays that are packed on their way into the batches.
 
         Parameters
         ----------
         table : pyarrow.Table
             With the columns of the fit, in any order.
+        rows : numpy.ndarray, optional
+            int64 [n]: their numbers at fit, where they are to be encoded out of fold; see `is_cross_fitted_to`.
 
         Returns
         -------
@@ -395,7 +423,7 @@ class TablePreparation:
         DataError
             If a column is missing, or of another type than at fit.
         """
-        return self.transformer.pack(table)
+        return self.transformer.pack(table, rows)
 
     def as_module(self) -> nn.Module:
         """Return the part of preparation that runs on the device of the batch.

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
+from dtk.preparation.target_transform import TargetTransform
 from dtk.preparation.values import Value, as_numbers, check_column, check_type, lookup, vocabulary_keys
 from dtk.statistics import infer_kind
 
@@ -171,6 +172,8 @@ class NumberTarget:
         At fit.
     scale : float
         Standard deviation at fit (of the population); 1 where the target is constant.
+    transform : TargetTransform, optional
+        What it goes through first; `mean` and `scale` are those of what comes out.
     """
 
     task: ClassVar[str] = "regression"
@@ -178,6 +181,7 @@ class NumberTarget:
     name: str
     mean: float
     scale: float
+    transform: TargetTransform | None = None
 
     @property
     def num_outputs(self) -> int:
@@ -200,7 +204,7 @@ class NumberTarget:
         check_column(schema, self.name, "number")
 
     def encode(self, values: pa.Array | pa.ChunkedArray) -> NDArray[np.float32]:
-        """Standardise numbers.
+        """Transform and standardise numbers.
 
         Parameters
         ----------
@@ -215,15 +219,38 @@ class NumberTarget:
         Raises
         ------
         DataError
+            If a value is missing or no number, or the transform has none for it.
+        """
+        numbers = self.numbers(values)
+        if self.transform is not None:
+            numbers = self.transform.forward(self.name, numbers)
+        return ((numbers - self.mean) / self.scale).astype(np.float32)
+
+    def numbers(self, values: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
+        """Return numbers in the target's unit.
+
+        Parameters
+        ----------
+        values : pyarrow.Array or pyarrow.ChunkedArray
+            Shape [n].
+
+        Returns
+        -------
+        numpy.ndarray
+            float64 [n].
+
+        Raises
+        ------
+        DataError
             If a value is missing or no number.
         """
         numbers: NDArray[np.float64] = as_numbers(self.name, _chunked(values)).to_numpy().astype(np.float64)
         if np.isnan(numbers).any():
             _refuse_missing(self.name, _chunked(values))
-        return ((numbers - self.mean) / self.scale).astype(np.float32)
+        return numbers
 
     def decode(self, outputs: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-        """Undo the standardisation.
+        """Undo the standardisation, and the transform.
 
         Parameters
         ----------
@@ -235,7 +262,8 @@ class NumberTarget:
         numpy.ndarray
             float64 [n], in the target's unit.
         """
-        return outputs.astype(np.float64) * self.scale + self.mean
+        numbers: NDArray[np.float64] = outputs.astype(np.float64) * self.scale + self.mean
+        return numbers if self.transform is None else self.transform.inverse(numbers)
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that `target_from_dict` needs, as plain JSON values.
@@ -245,7 +273,10 @@ class NumberTarget:
         dict
             With the task, which tells the class.
         """
-        return {"task": self.task, "name": self.name, "mean": self.mean, "scale": self.scale}
+        standard: dict[str, Any] = {"mean": self.mean, "scale": self.scale}
+        if self.transform is not None:  # in there, so that a version that knows no transforms refuses it
+            standard = {"transform": {**self.transform.to_dict(), **standard}}
+        return {"task": self.task, "name": self.name, **standard}
 
 
 Target = ClassTarget | NumberTarget
@@ -307,6 +338,9 @@ def target_from_dict(state: dict[str, Any]) -> Target:
     """
     if state["task"] == "classification":
         return ClassTarget(state["name"], tuple(state["classes"]), tuple(state["counts"]))
+    if "transform" in state:
+        inner = state["transform"]
+        return NumberTarget(state["name"], inner["mean"], inner["scale"], TargetTransform.from_dict(inner))
     return NumberTarget(state["name"], state["mean"], state["scale"])
 
 

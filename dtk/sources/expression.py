@@ -61,6 +61,8 @@ class ExpressionSource:
         int64 [chunks + 1]: the first row group of `base` in each chunk.
     operations : str
         Hash of the expression alone.
+    selection : str
+        Hash of what decides which rows stay; empty where all do.
     has_own_functions : bool
         Whether it calls functions of the user, of which the identity may not tell everything.
     is_rowwise : bool
@@ -76,6 +78,7 @@ class ExpressionSource:
     chunk_rows: npt.NDArray[np.int64] | None
     first_group: npt.NDArray[np.int64]
     operations: str
+    selection: str = ""
     has_own_functions: bool = False
     is_rowwise: bool = False
 
@@ -350,6 +353,7 @@ def source_of_frame(data: Any, columns: Sequence[str] | None = None) -> ParquetS
         chunk_rows=base.chunk_rows if keeps else None,
         first_group=first_group.astype(np.int64),
         operations=operations_here,
+        selection="" if keeps else short_digest(expression_identity(counting).digest, str(reader.filters)),
         has_own_functions=computed.has_own_functions,
         is_rowwise=is_rowwise,
     )

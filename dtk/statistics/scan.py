@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["ScanState", "groups_wanted", "scan"]
 
 _GROUPS_PER_THREAD = 4  # so that a slow group leaves the others something to do
-_ROW_BITS = 40  # rows of a chunk or partition, where row numbers are not known
 _SLICE_ROWS = 2**20
 
 
@@ -92,8 +91,9 @@ def scan(
 
     Notes
     -----
-    Row numbers run from 0 where the number of rows in each chunk is known. After row filters, and for partitions that
-    have to be computed, they are ``chunk << 40`` plus the row in the chunk: unique, but different for another chunking.
+    Row numbers run from 0 where metadata tells the number of rows in each chunk. After row filters, and for partitions
+    that have to be computed, they are ``chunk << 40`` plus the row in the chunk: unique, but different for another
+    chunking.
 
     Examples
     --------
@@ -109,6 +109,7 @@ def scan(
     # late: sources need pandas and Dask, the statistics themselves do not
     from dtk.sources import Source, TableSource, chunk_groups
     from dtk.sources.columns import checked_columns
+    from dtk.sources.row_numbers import first_rows
 
     source = _readable(data, columns)
     if not isinstance(source, Source):
@@ -120,7 +121,7 @@ def scan(
     if not groups:
         schema = pa.schema([source.schema.field(name) for name in names])
         return _scan_table(schema.empty_table(), make)
-    shared = (source, make, names, _first_rows(source))
+    shared = (source, make, names, first_rows(source))
     state: State = map_reduce(_scan_group, partial(_merge, make), groups, shared=shared, label=label, progress=progress)
     return state
 
@@ -161,12 +162,13 @@ def _number(number: int, frame: pd.DataFrame) -> tuple[int, pd.DataFrame]:
 
 def _scan_frame(make: Callable[[], State], numbered: tuple[int, pd.DataFrame]) -> State:
     from dtk.sources import TableSource, as_source
+    from dtk.sources.row_numbers import ROW_BITS
 
     number, frame = numbered
     source = as_source(frame)
     assert isinstance(source, TableSource)
     state = make()
-    state.update(source.table, number << _ROW_BITS)
+    state.update(source.table, number << ROW_BITS)
     return state
 
 
@@ -184,12 +186,6 @@ def _merge(make: Callable[[], State], states: list[State]) -> State:
     for state in states:
         merged.merge(state)
     return merged
-
-
-def _first_rows(source: Source) -> np.ndarray:
-    if source.chunk_rows is None:
-        return np.arange(source.num_chunks, dtype=np.int64) << _ROW_BITS
-    return np.asarray(np.cumsum(source.chunk_rows) - source.chunk_rows, np.int64)
 
 
 def groups_wanted() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -141,7 +142,22 @@ def run_recipe(
     ------
     MemoryLimitError
         If the plan needs more memory than a rank's share.
+
+    Warns
+    -----
+    UserWarning
+        If rows of a cross-fit may be shown their own target.
     """
+    if loader.in_folds is False:
+        warnings.warn(
+            "loader: its preparation was cross-fitted to other data, or was loaded, and encodes these rows by what was "
+            "learnt from the whole fit; if they were part of it, they are shown their own target: fit the preparation "
+            "to the data of the loader",
+            UserWarning,
+            stacklevel=3,
+        )
+    if validation is not None and validation.in_folds:
+        validation = validation.for_evaluation()
     checkpoint = recipe.checkpoint
     if checkpoint is not None:  # its launches know each other by that
         checkpoint = dataclasses.replace(checkpoint, training=uuid.uuid4().hex)

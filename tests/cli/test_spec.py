@@ -85,6 +85,10 @@ def test_data_that_is_not_there_is_one_of_the_mistakes(mistakes):
         ("inputs: [late, carrier]", "inputs: the target 'late' is no input anyway"),
         ("inputs: [carrier]\nexclude: [carrier]", "exclude: 'carrier' is among the inputs, too"),
         ("task: regression\nclass_weight: balanced", "class_weight='balanced': task: regression has no classes"),
+        ("task: classification\ntarget_transform: log1p", "target_transform='log1p': task: classification has no"),
+        ("target_transform: log2", "target_transform='log2': 'log2' is unknown; did you mean 'log'"),
+        ("target_transform: [{clip: [2, 1]}]", "target_transform: {'clip': [2, 1]}: low=2 must be at most"),
+        ("target_transform: log1p", "target_transform: 'late' holds bool, and no numbers to transform"),
         ("sample_weight: late", "sample_weight='late': a column of weights can't be the target"),
         (
             "ranks: 3\ncluster: {workers: 1, threads: 2}",
@@ -168,6 +172,12 @@ def test_the_task_is_inferred(spec, target, task):
     text = spec.read_text().replace("target: late", f"target: {target}").replace("[carrier, far]", "[date]")
     spec.write_text(text)
     assert prepare(spec).task == task
+
+
+def test_a_regressor_gets_the_transform_of_its_target(spec):
+    text = spec.read_text().replace("target: late", "target: distance").replace("[carrier, far]", "[date]")
+    spec.write_text(f"{text}target_transform: [{{clip: [0, null]}}, log1p]\n")
+    assert prepare(spec).estimator().target_transform == [{"clip": [0, None]}, "log1p"]
 
 
 def test_the_task_of_whole_numbers_must_be_said(spec, mistakes):

@@ -232,6 +232,10 @@ class Transform(_Applied, TransformerMixin, BaseEstimator):
         """Return what `transform` would of rows of the fit, had it not seen their fold; by their numbers at fit."""
         raise NotImplementedError
 
+    def _codes_in_folds(self, names: Sequence[str], columns: Columns, row: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return codes of which `_forward` makes what `_encode_in_folds` returns."""
+        raise NotImplementedError
+
     @property
     def _is_stateless(self) -> bool:
         return not self._needs()

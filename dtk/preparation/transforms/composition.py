@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.transforms.base import Transform
 from dtk.preparation.transforms.chains import Chain, Pass, apply_steps, check_chain, plan_passes
+from dtk.preparation.transforms.crossfit import is_cross_fitted_to
 from dtk.preparation.transforms.fit_state import FitState
 from dtk.preparation.transforms.given import TARGET, Given, take
 from dtk.preparation.transforms.parts import Part, part_of
@@ -334,13 +335,31 @@ class ColumnTransformer(Transform):
             part_of(steps, names, wide) for (_, steps, names), wide in zip(self.transformers_, self.wide_, strict=True)
         ]
 
-    def pack(self, table: pa.Table) -> dict[str, Packed]:
+    def is_cross_fitted_to(self, source: Any) -> bool | None:
+        """Tell whether rows are those that steps such as `TargetEncoder` were cross-fitted to.
+
+        Parameters
+        ----------
+        source : Source
+            The rows.
+
+        Returns
+        -------
+        bool or None
+            None where there is no such step.
+        """
+        steps = [step for _, steps, _ in self.transformers_ for step in steps]
+        return is_cross_fitted_to(steps, source, self.columns)
+
+    def pack(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, Packed]:
         """Turn rows into arrays that are packed on their way into the batches: the first stage.
 
         Parameters
         ----------
         table : pyarrow.Table
             With the columns of the fit, in any order.
+        rows : numpy.ndarray, optional
+            int64 [n]: their numbers at fit, where they are to be encoded out of fold; see `is_cross_fitted_to`.
 
         Returns
         -------
@@ -356,16 +375,18 @@ class ColumnTransformer(Transform):
 
         encoded: dict[str, list[Any]] = {}
         for part in self._parts:
-            encoded.setdefault(part.field, []).extend(part.encode(table))
+            encoded.setdefault(part.field, []).extend(part.encode(table, rows))
         return {name: Packed(columns, DTYPES[name]) for name, columns in encoded.items()}
 
-    def encode(self, table: pa.Table) -> dict[str, NDArray[Any]]:
+    def encode(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> dict[str, NDArray[Any]]:
         """Turn rows into arrays: the first stage.
 
         Parameters
         ----------
         table : pyarrow.Table
             With the columns of the fit, in any order.
+        rows : numpy.ndarray, optional
+            int64 [n]: their numbers at fit, where they are to be encoded out of fold; see `is_cross_fitted_to`.
 
         Returns
         -------
@@ -378,7 +399,7 @@ class ColumnTransformer(Transform):
         DataError
             If a column is missing, or of another type than at fit.
         """
-        return {name: packed.to_numpy() for name, packed in self.pack(table).items()}
+        return {name: packed.to_numpy() for name, packed in self.pack(table, rows).items()}
 
     def as_module(self) -> nn.Module:
         """Return the numeric stage of all groups as one torch module.

@@ -11,14 +11,13 @@ import pandas as pd
 from dtk.errors import ArgumentError
 from dtk.preparation.transforms.given import given_frame, take, without_target
 from dtk.preparation.transforms.mapping import frame_out
+from dtk.sources import readable
+from dtk.sources.row_numbers import ROW_BITS, rows_identity
 
 if TYPE_CHECKING:
     from dtk.preparation.transforms.base import Transform
 
-__all__ = ["fit_transform_in_folds"]
-
-_ROW_BITS = 40
-"""As `dtk.statistics.scan` numbers the rows of partitions that have to be computed."""
+__all__ = ["fit_transform_in_folds", "is_cross_fitted_to", "note_rows"]
 
 
 def fit_transform_in_folds(transform: Transform, X: Any, y: Any, **fit_params: Any) -> Any:
@@ -71,6 +70,48 @@ def _fit_partitions(transform: Transform, X: Any, y: Any, **fit_params: Any) -> 
     return dd.from_delayed(numbered, meta=apply(0, meta), divisions=frozen.divisions, verify_meta=False)
 
 
+def note_rows(steps: Sequence[Transform], data: Any, columns: Sequence[str], *, is_all: bool) -> None:
+    """Keep which rows steps were cross-fitted to, so that a loader of these knows them again.
+
+    Parameters
+    ----------
+    steps : sequence of Transform
+        Just fitted.
+    data : object
+        What was scanned.
+    columns : sequence of str
+        By whose values rows in memory are known: all inputs of the fit.
+    is_all : bool
+        Whether there were no other data before.
+    """
+    cross_fitted = [step for step in steps if step._is_cross_fitted]
+    rows = rows_identity(readable(data), columns) if cross_fitted and is_all else None
+    for step in cross_fitted:
+        step._rows_of_fit = rows  # not saved, as the encodings of the folds are not
+
+
+def is_cross_fitted_to(steps: Sequence[Transform], source: Any, columns: Sequence[str]) -> bool | None:
+    """Tell whether rows are those that steps were cross-fitted to.
+
+    Parameters
+    ----------
+    steps : sequence of Transform
+        Fitted.
+    source : Source
+        The rows.
+    columns : sequence of str
+        As for `note_rows`.
+
+    Returns
+    -------
+    bool or None
+        None where nothing is cross-fitted. False also for steps that were fitted in parts, to partitions that had to be
+        computed, or loaded from a file: they know no rows again.
+    """
+    known = {step.__dict__.get("_rows_of_fit") for step in steps if step._is_cross_fitted}
+    return known == {rows_identity(source, columns)} and None not in known if known else None
+
+
 class _ApplyInFolds:
     """A partition of the fit transformed, with its index."""
 
@@ -79,6 +120,6 @@ class _ApplyInFolds:
 
     def __call__(self, number: int, frame: pd.DataFrame) -> pd.DataFrame:
         given = given_frame(frame, self.names)
-        given.row = np.arange(len(frame)) + (number << _ROW_BITS)
+        given.row = np.arange(len(frame)) + (number << ROW_BITS)
         names_out = [str(name) for name in self.transform.get_feature_names_out(None)]
         return frame_out(self.transform._apply(given), names_out, frame.index)

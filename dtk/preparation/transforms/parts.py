@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from dtk.errors import DataError
 from dtk.preparation.transforms.base import Elementwise, Transform
@@ -51,13 +52,15 @@ class Part:
         """Whether codes are what comes out: for an embedding, and not as numbers."""
         return self.field == "codes" and not self.second
 
-    def encode(self, table: pa.Table) -> list[Any]:
+    def encode(self, table: pa.Table, rows: NDArray[np.int64] | None = None) -> list[Any]:
         """Encode rows.
 
         Parameters
         ----------
         table : pyarrow.Table
             With the columns.
+        rows : numpy.ndarray, optional
+            int64 [rows]: their numbers at fit, where they are to be encoded out of fold.
 
         Returns
         -------
@@ -72,11 +75,13 @@ class Part:
         for name in self.names:
             if name not in table.column_names:
                 raise DataError(f"column {name!r} is missing in the data; {close_to(name, table.column_names)}")
-        result = apply_steps(self.first, self.names, [table[name] for name in self.names])
+        result = apply_steps(self.first, self.names, [table[name] for name in self.names], rows)
         if not isinstance(result, list):
             return list(result.T)
         if not self.second:
             return [as_numbers(name, column) for name, column in zip(self.names, result, strict=True)]
+        if rows is not None and self.second[0]._is_cross_fitted:
+            return list(self.second[0]._codes_in_folds(self.names, result, rows).T)
         encoded = self.second[0]._encode_packed(self.names, result)
         for column in self.wide:
             values = to_floats(encoded[column])

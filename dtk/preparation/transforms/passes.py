@@ -12,6 +12,7 @@ import pyarrow as pa
 from dtk.errors import DataError
 from dtk.preparation.transforms.base import Need, Transform
 from dtk.preparation.transforms.chains import Chain, check_chain, known_from, plan_passes
+from dtk.preparation.transforms.crossfit import note_rows
 from dtk.preparation.transforms.fit_state import FitState, Request
 from dtk.preparation.transforms.given import Given
 from dtk.sources import ParquetSource, readable
@@ -90,8 +91,10 @@ def fit_chains(
                 found = _without_empty(chain, found)
                 wide[position] = _wide_columns({**chain.seen, **({} if chain.fitted else found)})
             _learn(chain, chain.fitted, steps, found)
+    names = list(dict.fromkeys(name for chain in chains for name in chain.names if name != target))
     for chain in chains:
         _settle(chain, len(chain.steps))
+        note_rows(chain.steps, data, names, is_all=seen is None)
     return state, wide
 
 

@@ -30,7 +30,8 @@ class TargetEncoder(TableEncoder):
 
     `fit_transform` is cross-fitted: each row gets what was learnt from the rows of other folds, so that a category
     that says nothing of the target does not predict it. Rows are dealt to folds by a hash of their number, and never
-    by their contents. ``fit(X, y).transform(X)`` shows rows their own target: use it for new data only.
+    by their contents. ``fit(X, y).transform(X)`` shows rows their own target: use it for new data only. A `dtk.Loader`
+    of the data of the fit encodes out of fold, too.
 
     Missing values are a category of their own. Values not seen at fit become the mean of the target.
 
@@ -221,16 +222,18 @@ class TargetEncoder(TableEncoder):
         for column, categories in enumerate(self.categories_):
             known = np.stack(self.encodings_[column * width : (column + 1) * width], axis=1)
             rest = [mean] if has_missing(categories) else [mean, mean]
-            tables.append(np.concatenate([known, *rest]))
+            of_folds = [each[column] for each in self.__dict__.get("_fold_tables", ())]  # behind that of all rows
+            tables.append(np.concatenate([known, *rest, *of_folds]))
         return tables
 
     def _encode_in_folds(self, names: Sequence[str], columns: Columns, row: NDArray[np.int64]) -> NDArray[np.float64]:
-        codes, fold = self._encode(names, columns), fold_of(row, self.cv, self.random_state)
-        found = [
-            np.stack([table[column] for table in self._fold_tables])[fold, codes[:, column]]
-            for column in range(len(names))
-        ]
-        return np.concatenate(found, axis=1)
+        return self._compute(self._codes_in_folds(names, columns, row))
+
+    def _codes_in_folds(self, names: Sequence[str], columns: Columns, row: NDArray[np.int64]) -> NDArray[np.int64]:
+        sizes = np.array([len(keys) + 2 for keys, _ in self._lookups])
+        table = fold_of(row, self.cv, self.random_state) + 1  # the first one is that of all rows
+        codes: NDArray[np.int64] = self._encode(names, columns) + table[:, None] * sizes
+        return codes
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
         """See `Transform`."""

@@ -26,6 +26,7 @@ __all__ = [
     "stored_numbers",
     "to_floats",
     "to_numbers",
+    "without_views",
 ]
 
 Kind = Literal["number", "category", "date", "boolean", "ignore"]
@@ -89,7 +90,7 @@ def is_text(dtype: pa.DataType) -> bool:
 
 
 def plain_chunks(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
-    """Yield the chunks of a column, without dictionary or extension types.
+    """Yield the chunks of a column, without dictionary, extension or view types.
 
     Parameters
     ----------
@@ -103,7 +104,25 @@ def plain_chunks(values: pa.Array | pa.ChunkedArray) -> Iterator[pa.Array]:
     """
     for chunk in values.chunks if isinstance(values, pa.ChunkedArray) else [values]:
         plain = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-        yield plain.dictionary_decode() if pa.types.is_dictionary(plain.type) else plain
+        yield without_views(plain.dictionary_decode() if pa.types.is_dictionary(plain.type) else plain)
+
+
+def without_views(values: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Return views of strings and bytes as plain ones: Arrow can neither filter views nor take from them.
+
+    Parameters
+    ----------
+    values : pyarrow.Array or pyarrow.ChunkedArray
+        Shape [rows], of any type.
+
+    Returns
+    -------
+    pyarrow.Array or pyarrow.ChunkedArray
+        The same values.
+    """
+    if pa.types.is_string_view(values.type):
+        return values.cast(pa.large_string())
+    return values.cast(pa.large_binary()) if pa.types.is_binary_view(values.type) else values
 
 
 def to_numbers(values: pa.Array) -> np.ndarray:

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from dtk.statistics.hashed_rows import hash_rows, splitmix64
-from dtk.statistics.kinds import category_keys, infer_kind, stored_numbers, without_views
+from dtk.statistics.keys import category_keys
+from dtk.statistics.kinds import infer_kind, stored_numbers, without_views
 
 __all__ = ["hash_keys", "hash_values"]
 

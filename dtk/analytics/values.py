@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from dtk.analytics.numbers import Value
 from dtk.statistics import category_keys, infer_kind, to_floats
+from dtk.statistics.kinds import without_views
 
 __all__ = ["is_ordered", "is_present", "judge_each", "plain_value"]
 
@@ -75,6 +76,7 @@ def judge_each(values: pa.Array, judge: Callable[[pa.Array], np.ndarray]) -> np.
         if len(values.dictionary) > len(values):
             return judge_each(values.dictionary_decode(), judge)
         return _look_up(values, judge_each(values.dictionary, judge))
+    values = without_views(values)
     present = is_present(values)
     if present.all():
         return judge(values)

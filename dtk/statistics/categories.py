@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dtk.errors import ArgumentError, DataError
-from dtk.statistics.kinds import category_keys
+from dtk.statistics.keys import category_keys
 from dtk.statistics.serial import number_from_json, number_to_json
 
 __all__ = ["Categories"]

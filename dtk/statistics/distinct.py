@@ -103,8 +103,6 @@ class Distinct:
         if pa.types.is_floating(plain.type):
             present = present.cast(pa.float64())
             present = present.filter(pc.invert(pc.is_nan(present)))
-        elif pa.types.is_string_view(plain.type):
-            present = present.cast(pa.large_string())
         if self._is_diverse:
             return present, len(present)
         try:

@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from dtk.statistics.hashed_rows import hash_rows, splitmix64
-from dtk.statistics.kinds import category_keys, infer_kind, stored_numbers
+from dtk.statistics.keys import category_keys
+from dtk.statistics.kinds import infer_kind, stored_numbers, without_views
 
 __all__ = ["hash_keys", "hash_values"]
 
@@ -56,6 +57,7 @@ def _hash_chunk(chunk: pa.Array) -> tuple[np.ndarray, np.ndarray]:
             return np.zeros(len(chunk), np.uint64), np.zeros(len(chunk), bool)
         codes = chunk.indices.fill_null(0).to_numpy()
         return hashes[codes], present[codes] & chunk.indices.is_valid().to_numpy(zero_copy_only=False)
+    chunk = without_views(chunk)
     present = np.logical_not(chunk.is_null(nan_is_null=True).to_numpy(zero_copy_only=False))
     hashes = np.zeros(len(chunk), np.uint64)
     if present.any():

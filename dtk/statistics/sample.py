@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from dtk.errors import ArgumentError, DataError
 from dtk.statistics.hashed_rows import HashedRows
-from dtk.statistics.kinds import plain_chunks, to_floats
+from dtk.statistics.kinds import plain_chunks, to_floats, without_views
 from dtk.statistics.quantiles import checked_shares, select_quantiles
 from dtk.statistics.serial import column_from_json, column_to_json
 
@@ -78,7 +78,7 @@ class RowSample(HashedRows):
         """
         chosen, hashes = self._choose(len(values), row)
         if len(chosen):
-            self._hold(hashes, pa.concat_arrays(plain_chunks(values.take(pa.array(chosen)))))
+            self._hold(hashes, pa.concat_arrays(plain_chunks(without_views(values).take(pa.array(chosen)))))
 
     def _join(self, parts: list[pa.Array]) -> pa.Array:
         return _concat(parts)

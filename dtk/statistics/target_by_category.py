@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
 from dtk.statistics.hashed_rows import checked_rows, hash_rows
-from dtk.statistics.kinds import coded_keys, infer_kind, to_floats
+from dtk.statistics.keys import coded_keys
+from dtk.statistics.kinds import infer_kind, to_floats
 from dtk.statistics.target_cells import MISSING, NUM_OTHERS, TargetCells, pooled
 
 __all__ = ["TargetByCategory", "fold_of"]

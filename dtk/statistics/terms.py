@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dtk.errors import DataError
-from dtk.statistics.kinds import is_text, plain_chunks
+from dtk.statistics.kinds import is_text, plain_chunks, plain_type
 
 __all__ = ["Normalization", "Terms", "split_terms", "texts_of"]
 
@@ -40,7 +40,7 @@ def texts_of(values: pa.Array | pa.ChunkedArray) -> list[pa.Array]:
     DataError
         If the values are no texts.
     """
-    if not (is_text(values.type) or pa.types.is_null(values.type)):
+    if not (is_text(values.type) or pa.types.is_null(plain_type(values.type))):
         raise DataError(f"values of type {values.type} are no texts; cast the column to strings first")
     return [chunk.cast(pa.large_string()) for chunk in plain_chunks(values)]
 

@@ -281,6 +281,15 @@ def test_allowed_dates_outlive_a_file_and_are_exact_in_far_years() -> None:
         ]
 
 
+def test_views_of_strings_are_checked_as_strings() -> None:
+    texts = ["longer than twelve characters", None, "b", "b"]
+    schema = {"columns": {"x": {"unique": True, "pattern": "b", "kind": "text"}}}
+    table = pa.table({"x": pa.array(texts, pa.string_view())})
+    found = rules(profile(table, schema=schema, target="x"))
+    assert found == rules(profile(pa.table({"x": texts}), schema=schema, target="x"))
+    assert [one[1:3] for one in found] == [("pattern", 1), ("unique", 1)]
+
+
 def test_keys_say_their_first_repeat_wherever_it_is(tmp_path: Path) -> None:
     frame = pd.DataFrame({"key": [f"k{number}" for number in range(100)], "x": range(100)})
     frame.loc[[70, 95], "key"] = ["k3", "k69"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtk.analytics import DriftLimits, TableSchema, profile, read_schema
@@ -59,6 +59,7 @@ def test_all_mistakes_at_once() -> None:
 
 
 @given(st.datetimes(dt.datetime(1678, 1, 1), dt.datetime(2262, 1, 1)), st.integers(-14, 14))
+@settings(deadline=None)
 def test_dates_are_read_to_the_nanosecond(moment: dt.datetime, hours: int) -> None:
     wanted = int(np.datetime64(moment, "ns").astype(np.int64))
     assert as_number(moment) == wanted

@@ -120,6 +120,7 @@ def test_text_and_dictionaries_are_sampled() -> None:
     sample = of(pa.array(["a", None]).dictionary_encode())
     sample.update(pa.array(["b"]).dictionary_encode(), np.array([2]))
     assert sorted(sample.values.to_pylist(), key=str) == [None, "a", "b"]
+    assert sorted(of(pa.array(["a", None], pa.string_view())).values.to_pylist(), key=str) == [None, "a"]
 
 
 def test_what_becomes_of_a_mapped_or_filled_column_needs_no_other_pass() -> None:

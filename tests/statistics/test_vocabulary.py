@@ -132,7 +132,8 @@ def test_round_trips(values: list[str | None]) -> None:
 def test_columns_of_nulls_have_no_words() -> None:
     vocabulary = Vocabulary()
     vocabulary.update(pa.nulls(3))
-    assert (vocabulary.missing, vocabulary.words.counts) == (3, {})
+    vocabulary.update(pa.DictionaryArray.from_arrays(pa.array([None], pa.int8()), pa.nulls(0)))  # a category of pandas
+    assert (vocabulary.missing, vocabulary.words.counts) == (4, {})
 
 
 def test_what_cannot_work_is_refused() -> None:

@@ -13,7 +13,7 @@ from sklearn.utils import murmurhash3_32
 from sklearn.utils.validation import check_is_fitted
 
 from dtk.preparation.transforms.base import Columns, Transform, refuse
-from dtk.statistics.kinds import coded_keys
+from dtk.statistics.keys import coded_keys
 
 __all__ = ["HashingEncoder"]
 

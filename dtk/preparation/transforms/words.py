@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from dtk.errors import ArgumentError, DataError
-from dtk.statistics.kinds import is_text
+from dtk.statistics.kinds import is_text, plain_type
 
 __all__ = ["check_text", "checked_share"]
 
@@ -28,7 +28,7 @@ def check_text(names: Sequence[str], types: Sequence[pa.DataType]) -> None:
         If one holds something else.
     """
     for name, found in zip(names, types, strict=True):
-        if not (is_text(found) or pa.types.is_null(found)):
+        if not (is_text(found) or pa.types.is_null(plain_type(found))):
             raise DataError(
                 f"column {name!r} holds {found}, where text is expected; cast it with data.astype({{{name!r}: 'str'}})"
             )

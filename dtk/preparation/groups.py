@@ -20,11 +20,11 @@ OwnSteps = Mapping[tuple[str, ...], list[Transform] | None]
 _CLIP: Final = {"low": -8.0, "high": 8.0, "by": "value"}
 """Standardised numbers are clipped to 8 standard deviations, so that one outlier cannot spoil a step."""
 
-_ZERO: Final = {"strategy": "constant", "fill_value": 0.0}
+_ZERO: Final = {"SimpleImputer": {"strategy": "constant", "fill_value": 0.0, "keep_empty_features": True}}
 _STEPS: Final[Mapping[str, Sequence[Any]]] = {
-    "number": ["StandardScaler", {"SimpleImputer": _ZERO}, {"Clip": _CLIP}],
+    "number": ["StandardScaler", _ZERO, {"Clip": _CLIP}],
     "boolean": ["AsBooleans", {"SimpleImputer": {"strategy": "most_frequent"}}],
-    "date": ["DateFeatures", {"SimpleImputer": {**_ZERO, "keep_empty_features": True}}],
+    "date": ["DateFeatures", _ZERO],
 }
 
 

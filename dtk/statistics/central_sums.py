@@ -88,14 +88,15 @@ class CentralSums:
             Of as many values.
         """
         squared = scale * scale
-        return CentralSums(
-            self.count,
-            0,
-            scale * (float(self.base) + self.mean) + shift,
-            squared * self.squares,
-            squared * scale * self.cubes,
-            squared * squared * self.fourths,
-        )
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 they are infinite, as sums are
+            return CentralSums(
+                self.count,
+                0,
+                scale * (float(self.base) + self.mean) + shift,
+                squared * self.squares,
+                squared * scale * self.cubes,
+                squared * squared * self.fourths,
+            )
 
     def in_ticks_of(self, size: int) -> CentralSums:
         """Return the sums of the values times an integer, exact where these are.

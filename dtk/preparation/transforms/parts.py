@@ -114,7 +114,7 @@ def planned_part(steps: Sequence[Transform], num_columns: int) -> tuple[str, int
     if not numeric:
         return "inputs", num_columns
     width = numeric[0]._planned_encoded(num_columns)
-    on_host = any(not step._on_device or step._jumps for step in numeric) and not numeric[0]._gives_codes
+    on_host = any(not step._on_device or step._jumps for step in numeric)
     return ("codes" if numeric[0]._codes and not on_host else "inputs"), width
 
 
@@ -140,7 +140,7 @@ def part_of(steps: Sequence[Transform], names: Sequence[str], wide: Sequence[int
     first, second = tuple(steps[:num_clean]), tuple(steps[num_clean:])
     if not second:
         return Part(names, first, (), "inputs", len(names))
-    if second[0]._gives_codes:
+    if second[0]._gives_codes and len(second) == 1:
         return Part(names, tuple(steps), (), "codes", second[0]._num_encoded)
     num_host = max((number + 1 for number, step in enumerate(steps) if not step._on_device or step._jumps), default=0)
     if wide and (num_host or not all(isinstance(step, Elementwise) and step._keeps_columns for step in second)):

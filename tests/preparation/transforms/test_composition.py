@@ -17,10 +17,12 @@ from sklearn.pipeline import make_pipeline
 from dtk.errors import ArgumentError, DataError
 from dtk.preparation.transforms import (
     ColumnTransformer,
+    EmbeddingCodes,
     MinMaxScaler,
     RobustScaler,
     SimpleImputer,
     StandardScaler,
+    WordTokenizer,
 )
 from tests.preparation.transforms.common import (
     as_array,
@@ -185,3 +187,16 @@ def test_words_are_refused_where_numbers_are_needed(flights):
         ColumnTransformer([("n", StandardScaler(), ["word"])]).fit(flights)
     with pytest.raises(DataError, match="no rows"):
         ColumnTransformer([("n", StandardScaler(), ["a"])]).fit(pa.table({"a": pa.array([], pa.float64())}))
+
+
+def test_codes_that_a_later_step_computes_with_are_numbers():
+    frame = pd.DataFrame({"c": list("aababcab"), "t": ["x y", "y", "x", "z", "x", "y y", "z", "x"]})
+    columns = ColumnTransformer(
+        [
+            ("codes", [EmbeddingCodes(), StandardScaler()], ["c"]),
+            ("tokens", [WordTokenizer(length=2), StandardScaler()], ["t"]),
+        ]
+    )
+    fitted = assert_two_stages_alike(columns, frame, tolerance=1e-6)
+    assert fitted.category_names == ()
+    assert len(fitted.feature_names) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import itertools
 import json
 import math
@@ -27,6 +28,7 @@ from dtk.errors import ArgumentError
 from dtk.sources import as_source
 
 wide_dates = st.integers(-(2**40), 2**40).map(lambda second: np.datetime64(second, "s"))
+longest = datetime.timedelta(days=10**8)  # about what Arrow's microseconds hold
 columns = {
     "number": st.floats(width=64) | st.integers(-3, 3),
     "small": st.floats(width=32),
@@ -37,7 +39,7 @@ columns = {
     "date": st.dates(),
     "moment": st.datetimes(),
     "time": st.times(),
-    "span": st.timedeltas(),
+    "span": st.timedeltas(-longest, longest),
     "decimal": st.decimals(-100, 100, places=2),
     "bytes": st.binary(max_size=3),
     "list": st.lists(st.integers(0, 3), max_size=2),

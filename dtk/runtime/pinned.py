@@ -81,6 +81,7 @@ def workers_of(client: Client) -> list[WorkerInfo]:
     ClusterError
         If the scheduler does not answer.
     """
+    assert client.scheduler is not None  # as it is connected
     try:
         # Client.scheduler_info returns what the client's own poll, which asks for no workers, may have replaced by then
         told = client.sync(client.scheduler.identity, n_workers=-1)

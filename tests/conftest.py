@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -13,10 +14,30 @@ import psutil
 import pytest
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait spin: a fit beside another took five times the CPU
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and all they start, ignore it
 os.environ["DASK_DTK__CACHE_DIR"] = tempfile.mkdtemp(prefix="dtk-cache-")  # of this run, and not the user's
 atexit.register(shutil.rmtree, os.environ["DASK_DTK__CACHE_DIR"], ignore_errors=True)
 os.environ["DTK_TEST_RUN"] = str(os.getpid())  # ranks inherit it, so that a run beside this one is told apart
+
+
+def pytest_collection_finish():
+    """Spare the collector all that is loaded by now: each training collects, which took longer than a small fit."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give whole files to the processes that run the tests, and all of training to one: a gang takes every core."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, _ = nodeid.partition("::")
+            return "tests/training" if file.startswith("tests/training/") else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

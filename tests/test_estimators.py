@@ -200,16 +200,21 @@ VALIDATIONS = {
 }
 
 
+@pytest.fixture(scope="module")
+def metrics_of_two_epochs(frame):
+    inputs, y = frame[["wind", "carrier"]], frame["late"]
+    return classifier(epochs=2).fit(inputs, y, validation=(inputs, y)).bundle_.metrics
+
+
 @pytest.mark.parametrize("case", VALIDATIONS)
-def test_validation_data_is_matched_by_role_and_not_by_name(frame, case, tmp_path):
+def test_validation_data_is_matched_by_role_and_not_by_name(frame, case, metrics_of_two_epochs, tmp_path):
     inputs, y = frame[["wind", "carrier"]], frame["late"]
     training, validation = VALIDATIONS[case](inputs, y)
     if isinstance(validation, str):
         validation = tmp_path / "held.parquet"
         frame.to_parquet(validation)
     model = classifier(epochs=2).fit(*training, validation=validation)
-    expected = classifier(epochs=2).fit(inputs, y, validation=(inputs, y))
-    assert model.bundle_.metrics == pytest.approx(expected.bundle_.metrics)
+    assert model.bundle_.metrics == pytest.approx(metrics_of_two_epochs)
 
 
 def test_lazy_validation_data_is_matched_alike(parquet):

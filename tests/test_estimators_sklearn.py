@@ -16,7 +16,7 @@ SKIPPED = {
 
 def fast(estimator):
     return estimator(
-        {"name": "mlp", "hidden": [32]}, epochs=40, learning_rate=0.02, batch_size=32, random_state=0, progress=False
+        {"name": "mlp", "hidden": [32]}, epochs=10, learning_rate=0.05, batch_size=32, random_state=0, progress=False
     )
 
 

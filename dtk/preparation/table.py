@@ -9,18 +9,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from dtk.errors import ArgumentError, DataError
-from dtk.preparation.fit import seen_of, target_chain, target_of
-from dtk.preparation.groups import chains_of, own_steps
 from dtk.preparation.target import Target, choose_task
 from dtk.preparation.target_transform import target_steps
-from dtk.preparation.transforms import ColumnTransformer
-from dtk.preparation.transforms.chains import Chain, check_chain, plan_passes
-from dtk.preparation.transforms.composition import DTYPES
-from dtk.preparation.transforms.parts import planned_part
-from dtk.preparation.transforms.passes import fit_chains
 from dtk.preparation.values import KINDS, check_type
 from dtk.sources import ExpressionSource, readable, schema_of
 from dtk.sources.columns import checked_columns, close_to
@@ -30,6 +22,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from dtk.loader import Field, Packed
+    from dtk.preparation.groups import OwnSteps
+    from dtk.preparation.transforms import ColumnTransformer
+    from dtk.preparation.transforms.chains import Chain
+
+# The transforms are imported where they are needed: they load scikit-learn.
 
 __all__ = ["TablePreparation"]
 
@@ -92,7 +89,11 @@ class TablePreparation:
         if max_categories < 1:
             raise ArgumentError(f"max_categories={max_categories!r} must be at least 1")
         self._given_kinds = dict(kinds or {})
-        self._own = own_steps(columns or {})
+        self._own: OwnSteps = {}
+        if columns:
+            from dtk.preparation.groups import own_steps
+
+            self._own = own_steps(columns)
         self._max_categories = max_categories
         self._transformer: ColumnTransformer | None = None
         self._kinds: dict[str, str] = {}
@@ -150,6 +151,12 @@ class TablePreparation:
         UserWarning
             For columns that are left out: without any value, or of a type that no network takes.
         """
+        from dtk.preparation.fit import target_chain, target_of
+        from dtk.preparation.groups import chains_of
+        from dtk.preparation.transforms import ColumnTransformer
+        from dtk.preparation.transforms.chains import plan_passes
+        from dtk.preparation.transforms.passes import fit_chains
+
         source = readable(data)
         schema = schema_of(source)
         kinds = self._choose_kinds(schema, inputs, target, weight)
@@ -184,6 +191,8 @@ class TablePreparation:
         return self
 
     def _seen_of(self, chain: Chain) -> list[tuple[str, dict[str, Any]]]:
+        from dtk.preparation.fit import seen_of
+
         statistics = next(iter(chain.seen.values()), [None] * len(chain.names))
         pairs = zip(chain.names, statistics, strict=True)
         return [(name, seen_of(name, self._kinds[name], each, self._max_categories)) for name, each in pairs]
@@ -237,6 +246,9 @@ class TablePreparation:
         TablePreparation
             Ready to use.
         """
+        from dtk.preparation.transforms import ColumnTransformer
+        from dtk.preparation.transforms.chains import Chain
+
         chain = Chain(tuple(columns), (pa.float64(),) * len(columns), [])
         return cls.of(ColumnTransformer.of_fitted([("raw", chain)] if columns else [], [[]], 0))
 
@@ -259,9 +271,10 @@ class TablePreparation:
         NotFittedError
             If it is not fitted.
         """
+        from dtk.preparation.fit import seen_of
+
         preparation = cls()
-        check_is_fitted(transformer)
-        for _, steps, names in transformer.transformers_:
+        for _, steps, names in transformer.fitted_groups:
             kind = steps[0]._kind if steps and steps[0]._kind in KINDS else "number"
             preparation._kinds |= dict.fromkeys(names, kind)
         preparation._seen = [seen_of(name, kind, None, 0) for name, kind in preparation._kinds.items()]
@@ -338,6 +351,10 @@ class TablePreparation:
             If a column cannot be read as its kind.
         """
         from dtk.loader import Field
+        from dtk.preparation.groups import chains_of
+        from dtk.preparation.transforms.chains import check_chain
+        from dtk.preparation.transforms.composition import DTYPES
+        from dtk.preparation.transforms.parts import planned_part
 
         kinds = self._choose_kinds(schema, inputs, target, weight)
         widths = dict.fromkeys(DTYPES, 0)
@@ -465,6 +482,8 @@ class TablePreparation:
         TablePreparation
             That encodes the same.
         """
+        from dtk.preparation.transforms import ColumnTransformer
+
         preparation = cls()
         preparation._kinds = dict(state["kinds"])
         preparation._ignored = tuple(state["ignored"])

@@ -75,10 +75,21 @@ def workers_of(client: Client) -> list[WorkerInfo]:
     -------
     list of WorkerInfo
         By host, then by name; numbers in names count as numbers.
+
+    Raises
+    ------
+    ClusterError
+        If the scheduler does not answer.
     """
+    assert client.scheduler is not None  # as it is connected
+    try:
+        # Client.scheduler_info returns what the client's own poll, which asks for no workers, may have replaced by then
+        told = client.sync(client.scheduler.identity, n_workers=-1)
+    except OSError as error:
+        raise ClusterError(_gone(error)) from error
     found = [
         WorkerInfo(address, str(info["name"]), info["nthreads"], info.get("resources") or {})
-        for address, info in client.scheduler_info(n_workers=-1)["workers"].items()
+        for address, info in told["workers"].items()
     ]
     return sorted(found, key=rank_order)
 
@@ -127,7 +138,11 @@ def live_workers(client: Client) -> set[str]:
     try:
         return set(client.nthreads())
     except OSError as error:
-        raise ClusterError(f"the scheduler is gone, or cannot be reached: {error}; start a cluster") from error
+        raise ClusterError(_gone(error)) from error
+
+
+def _gone(error: OSError) -> str:
+    return f"the scheduler is gone, or cannot be reached: {error}; start a cluster"
 
 
 class PinnedTask:

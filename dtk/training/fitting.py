@@ -15,7 +15,6 @@ from dtk.evaluation import make_metrics
 from dtk.loader import Loader
 from dtk.models import ModelSchema, ModelSpec, PreparedModel, check_model, count_outputs
 from dtk.preparation import ClassTarget, SampleEncoder, TablePreparation, Target
-from dtk.preparation.transforms import ColumnTransformer
 from dtk.training.checkpoints.directory import Checkpoint
 from dtk.training.loop.callbacks import Callback
 from dtk.training.loop.checks import check_loss, check_recipe, plain_target
@@ -230,6 +229,8 @@ def train(
 
 def _preparation_of(loader: Loader) -> TablePreparation:
     """Return what prepares a loader's rows; one that does nothing where none was given."""
+    from dtk.preparation.transforms import ColumnTransformer
+
     samples = loader.preparation if isinstance(loader.preparation, SampleEncoder) else None
     preparation = samples.preparation if samples is not None else loader.preparation
     if preparation is None:

@@ -364,8 +364,11 @@ def test_missing_newer_and_foreign_bundles_are_named(tmp_path: Path) -> None:
     make_bundle().save(tmp_path / "new")
     description = tmp_path / "new" / "bundle.json"
     state = json.loads(description.read_text())
-    description.write_text(json.dumps({**state, "version": 2}))
-    with pytest.raises(BundleError, match="bundle.json is of version 2, and this dtk reads up to 1; update dtk"):
+    description.write_text(json.dumps({**state, "version": 3}))
+    with pytest.raises(BundleError, match="bundle.json is of version 3, and this dtk reads up to 2; update dtk"):
+        load(tmp_path / "new")
+    description.write_text(json.dumps({**state, "version": 1}))
+    with pytest.raises(BundleError, match="is of version 1, which this dtk reads no more; train the model again"):
         load(tmp_path / "new")
     description.write_text(json.dumps({"name": "something else"}))
     with pytest.raises(BundleError, match="is no description of a bundle"):

@@ -50,7 +50,7 @@ def global_batches(order, epoch, ranks, start=0):
     return np.concatenate(parts, axis=1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(orders(), st.integers(0, 3), st.lists(st.integers(1, 20), min_size=2, max_size=3), st.data())
 def test_every_number_of_ranks_sees_the_same_batches_of_each_row_once(order, epoch, worlds, data):
     whole = global_batches(order, epoch, 1)

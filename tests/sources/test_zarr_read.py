@@ -49,7 +49,7 @@ def arrays(draw):
     return array, values, type(compressor).__name__ in FAST
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(arrays(), st.data())
 def test_every_region_equals_zarr(made, data):
     array, values, is_fast = made

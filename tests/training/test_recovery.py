@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 import torch
+from distributed import Client
 from torch import nn
 
 import dtk
@@ -17,7 +18,7 @@ from dtk.errors import RankError
 from dtk.training.checkpoints.directory import Checkpoint
 from dtk.training.fitting import train
 from tests.conftest import rank_processes
-from tests.training.checkpoints.test_resuming import assert_equal, data, weights  # noqa: F401
+from tests.training.checkpoints.test_resuming import assert_equal, weights, write_data
 
 pytestmark = pytest.mark.usefixtures("no_rank_left")
 
@@ -75,9 +76,9 @@ def kill_worker_and_rank():
 
 
 @pytest.fixture
-def run(small_cluster, data, tmp_path):  # noqa: F811
+def run(small_cluster, tmp_path):
     def run(**options):
-        loader = dtk.Loader(data, target="y", global_batch_size=64, memory="64 MiB")
+        loader = dtk.Loader(write_data(tmp_path), target="y", global_batch_size=64, memory="64 MiB")
         options = {"epochs": 4, "learning_rate": 0.01, "progress": True, "ranks": 2} | options
         checkpoint = Checkpoint(str(tmp_path / "checkpoints"), every_steps=5, every_s=None)
         return train(Slow(tmp_path), loader, checkpoint=checkpoint, **options)
@@ -85,19 +86,25 @@ def run(small_cluster, data, tmp_path):  # noqa: F811
     return run
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(cluster, tmp_path_factory):
+    """The same training, of the same data, that nothing happens to."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    loader = dtk.Loader(write_data(folder), target="y", global_batch_size=64, memory="64 MiB")
+    with Client(cluster):
+        return train(Slow(folder, 0), loader, epochs=4, learning_rate=0.01, ranks=2)
+
+
 @pytest.mark.parametrize("kill", [kill_rank, kill_worker_of_rank_0, kill_worker_and_rank])
-def test_a_training_survives(run, data, tmp_path, kill, capfd):  # noqa: F811
+def test_a_training_survives(uninterrupted, run, tmp_path, kill, capfd):
     thread = once_trained(tmp_path, 22, kill)
     survived = run()
     thread.join()
     told = capfd.readouterr().err
     assert "restart 1 of 3" in told
-    loader = dtk.Loader(data, target="y", global_batch_size=64, memory="64 MiB")
-    (tmp_path / "again").mkdir()
-    whole = train(Slow(tmp_path / "again", 0), loader, epochs=4, learning_rate=0.01, ranks=2)
-    assert_equal(weights(survived), weights(whole))
-    assert [entry["samples"] for entry in survived.history] == [entry["samples"] for entry in whole.history]
-    assert [entry["loss"] for entry in survived.history] == [entry["loss"] for entry in whole.history]
+    assert_equal(weights(survived), weights(uninterrupted))
+    for name in ("samples", "loss"):
+        assert [entry[name] for entry in survived.history] == [entry[name] for entry in uninterrupted.history]
 
 
 def test_too_many_failures_are_an_error(run, tmp_path):

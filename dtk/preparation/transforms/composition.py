@@ -266,6 +266,12 @@ class ColumnTransformer(Transform):
         return np.array(out, dtype=object)
 
     @property
+    def fitted_groups(self) -> list[tuple[str, list[Transform], list[str]]]:
+        """The groups as they were fitted: ``transformers_``."""
+        check_is_fitted(self)
+        return self.transformers_
+
+    @property
     def feature_names(self) -> tuple[str, ...]:
         """Names of the numbers that `as_module` gives."""
         return self._names(of_codes=False)
@@ -415,7 +421,7 @@ class ColumnTransformer(Transform):
         NotFittedError
             If there was no fit.
         """
-        from dtk.preparation.transforms.modules import ColumnsModule
+        from dtk.preparation.module import ColumnsModule
 
         check_is_fitted(self)
         return ColumnsModule(self._parts)

@@ -141,6 +141,9 @@ def join_group(orders: Orders) -> Store:
             "another interface"
         )
         raise
+    joined = [f"{key}/joined" for key in keys]
+    store.set(joined[orders.rank], "")
+    store.wait(joined, timeout)  # one whose function ends at once would close what others are still connecting to
     return store
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from dtk.arguments import is_whole
 from dtk.errors import ArgumentError
 from dtk.loader import Loader
-from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, TablePreparation, Target
-from dtk.preparation.transforms import ColumnTransformer
+from dtk.preparation import ClassTarget, NumberTarget, SampleEncoder, Target
 from dtk.training.loop.callbacks import Callback
 from dtk.training.loop.losses import Loss, goal_of, weighted_sum
 from dtk.training.loop.recipe import Recipe
@@ -120,7 +119,7 @@ def _fitted(loader: Loader) -> tuple[Any, Any]:
     if isinstance(encoder, SampleEncoder):
         encoder, target = encoder.preparation, encoder.target
     return (
-        encoder.to_dict() if isinstance(encoder, TablePreparation | ColumnTransformer) else encoder,
+        encoder.to_dict() if encoder is not None and hasattr(encoder, "to_dict") else encoder,
         None if target is None else target.to_dict() | {"counts": None},
     )
 

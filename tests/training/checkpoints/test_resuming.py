@@ -43,13 +43,17 @@ class Net(nn.Module):
         return self.layers(inputs)
 
 
-@pytest.fixture
-def data(tmp_path):
+def write_data(folder):
     rng = np.random.default_rng(0)
     table = {f"x{number}": rng.standard_normal(1000).astype("f4") for number in range(4)}
     table["y"] = table["x0"] - 2 * table["x1"] + rng.standard_normal(1000).astype("f4") / 10
-    pq.write_table(pa.table(table), tmp_path / "data.parquet", row_group_size=100)
-    return tmp_path / "data.parquet"
+    pq.write_table(pa.table(table), folder / "data.parquet", row_group_size=100)
+    return folder / "data.parquet"
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path)
 
 
 def loaders(data):

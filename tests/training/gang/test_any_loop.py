@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import dtk
 from dtk.errors import ClusterError, DependencyError
+from dtk.training.gang import rank
 from dtk.training.lightning import trainer_options
 
 pytestmark = pytest.mark.usefixtures("no_rank_left")
@@ -55,8 +56,8 @@ def expected(data):
 
 
 def assert_as_expected(ranks, expected):
-    for number, (rank, samples, state) in enumerate(ranks):
-        assert rank == number
+    for number, (found, samples, state) in enumerate(ranks):
+        assert found == number
         assert samples == EPOCHS * 512 // len(ranks)
         for name in expected:
             torch.testing.assert_close(state[name], expected[name], rtol=1e-4, atol=1e-5)
@@ -128,12 +129,9 @@ def test_trainer_options_are_for_ranks():
         trainer_options()
 
 
-def test_lightning_is_asked_for_where_it_is_missing(client):
-    def ask():
-        sys.modules["lightning"] = sys.modules["pytorch_lightning"] = None
-        try:
-            trainer_options()
-        except DependencyError as error:
-            return str(error)
-
-    assert dtk.launch(ask, ranks=1) == ["Lightning is not installed; pip install lightning"]
+def test_lightning_is_asked_for_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr(rank, "_current", rank.RankContext(0, 1, "cpu", print))
+    for name in ("lightning", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyError, match="Lightning is not installed; pip install lightning"):
+        trainer_options()

@@ -3,7 +3,7 @@
 # PYTHON    the Python that .venv is made of; default: the first that is 3.11 or newer
 # PIP_ARGS  more arguments for pip, for example another index (docs/install.md)
 # ARGS      more arguments for the command that a target ends in: make demo ARGS="--scale 40"
-# JOBS      how many processes run the tests; default: 2. 0 runs them in the one that --pdb and -s need
+# JOBS      how many processes make test runs on; default: 2. 0 runs them in the one that --pdb and -s need
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -41,7 +41,7 @@ test: .venv/.installed-test ## run the tests and the examples in docstrings, but
 	@echo "!!! SKIPPED: the slow tests (the demo, the notebooks, workers that hang or die); run them with: make slow"
 
 slow: .venv/.installed-test ## run the slow tests, which CI runs as well
-	@$(BIN)/python -m pytest -n $(JOBS) -m "slow and not soak" tests $(ARGS)
+	@$(BIN)/python -m pytest -m "slow and not soak" tests $(ARGS)
 	@echo "!!! SKIPPED: the soak (more ways to break a training, and 30 of them broken at random); run it with: make soak"
 
 soak: .venv/.installed-test ## break trainings in more ways, and 30 of them at random; each must end as if nothing had happened

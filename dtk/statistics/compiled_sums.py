@@ -13,7 +13,9 @@ try:
 except ImportError:  # it is optional
     _sums = None
 
-__all__ = ["add_rows", "sum_numbers"]
+__all__ = ["add_rows", "count_codes", "sum_numbers"]
+
+_FEW_CODES: Final = 65_536
 
 _KINDS: Final = {
     np.dtype(name): kind for kind, name in enumerate(("f4", "f8", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"))
@@ -40,6 +42,31 @@ def add_rows(values: np.ndarray, cells: Sequence[np.ndarray]) -> bool:
         return False
     _sums.add_rows(values, kind, *values.shape, *cells)
     return True
+
+
+def count_codes(codes: np.ndarray, chunk: pa.Array, num_codes: int) -> np.ndarray | None:
+    """Count the codes of a chunk that are not null.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        Integers [rows], C-contiguous: the codes of the chunk, anything where it is null.
+    chunk : pyarrow.Array
+        Shape [rows]: says which are null.
+    num_codes : int
+        Codes run from 0 to ``num_codes - 1``.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        int64 [codes]: how often each occurs; None without the kernel.
+    """
+    if _sums is None:
+        return None
+    counts = np.zeros((4 if num_codes <= _FEW_CODES else 1, num_codes), np.int64)
+    validity = chunk.buffers()[0] if chunk.null_count else None
+    _sums.count_codes(codes, _KINDS[codes.dtype], validity, chunk.offset, counts, num_codes)
+    return np.asarray(counts.sum(axis=0))
 
 
 def sum_numbers(numbers: np.ndarray, chunk: pa.Array) -> tuple[int, float, float, float, float] | None:

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from dtk.errors import ArgumentError, DataError
-from dtk.statistics.categories import _concat_keys
 from dtk.statistics.hashed_rows import hash_rows
+from dtk.statistics.key_counts import joined_keys
 from dtk.statistics.kinds import category_keys, infer_kind, to_floats
 
 __all__ = ["TargetByCategory", "coded_keys", "fold_of"]
@@ -388,7 +388,7 @@ def _union(mine: pa.Array, other: pa.Array) -> tuple[pa.Array, NDArray[np.int64]
     parts = [part for part in (mine, other) if len(part)]
     if not parts:
         return mine, np.empty(0, np.int64), np.empty(0, np.int64)
-    encoded = _concat_keys(parts).dictionary_encode()
+    encoded = joined_keys(parts).dictionary_encode()
     positions = encoded.indices.to_numpy().astype(np.int64)
     return encoded.dictionary, positions[: len(mine)], positions[len(mine) :]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from dtk.statistics import GridMoments, Moments, compiled_sums
+from dtk.statistics import Categories, GridMoments, Moments, compiled_sums
 
 pytestmark = pytest.mark.skipif(compiled_sums._sums is None, reason="the compiled kernel was not built")
 
@@ -168,3 +169,36 @@ def test_the_kernel_refuses_what_would_read_elsewhere() -> None:
         kernel.sum_numbers(values, -1, None, 0)
     with pytest.raises(ValueError, match="bad values"):
         kernel.sum_numbers(np.zeros(7, np.uint8), 1, None, 0)
+
+
+@given(
+    codes=st.lists(st.none() | st.integers(0, 4), max_size=60),
+    dtype=st.sampled_from([pa.int8(), pa.uint8(), pa.int16(), pa.uint16(), pa.int32(), pa.uint32(), pa.int64()]),
+    start=st.integers(0, 60),
+    is_wide=st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_codes_of_a_dictionary(codes: list[int | None], dtype: pa.DataType, start: int, is_wide: bool) -> None:
+    words = pa.array([f"word {number}" for number in range(100 if is_wide else 5)])
+    array = pa.DictionaryArray.from_arrays(pa.array(codes, dtype), words)[start:]
+    found = Categories()
+    found.update(array)
+    plain = [value for value in array.to_pylist() if value is not None]
+    assert found.counts == Counter(plain)
+    assert found.missing == len(array) - len(plain)
+
+
+def test_codes_that_are_none_are_refused() -> None:
+    kernel = compiled_sums._sums
+    counts = np.zeros((4, 3), np.int64)
+    kernel.count_codes(np.array([0, 2, 2], np.int32), 6, None, 0, counts, 3)
+    assert counts.sum(0).tolist() == [1, 0, 2]
+    for codes in ([0, 3], [-1]):
+        with pytest.raises(ValueError, match="bad codes"):
+            kernel.count_codes(np.array(codes, np.int32), 6, None, 0, counts, 3)
+    with pytest.raises(ValueError, match="bad counts"):
+        kernel.count_codes(np.zeros(3, np.int32), 6, None, 0, counts, 4)
+    with pytest.raises(ValueError, match="bad validity"):
+        kernel.count_codes(np.zeros(9, np.int32), 6, np.zeros(1, np.uint8), 0, counts, 3)
+    with pytest.raises(ValueError, match="bad kind"):
+        kernel.count_codes(np.zeros(3, np.float32), 0, None, 0, counts, 3)

@@ -186,7 +186,8 @@ def _on_threads(
     mapped = {part.key for part in level}
     merge = delayed(merge_fn, pure=False, traverse=False)
     while len(level) > 1:
-        level = [merge(level[start : start + FAN_IN]) for start in range(0, len(level), FAN_IN)]
+        # two and two: what is merged at once waits for the last of it
+        level = [merge(level[start : start + 2]) for start in range(0, len(level), 2)]
     with Progress(label, len(mapped), enabled=progress) as bar, _counting(bar, mapped):
         (result,) = dask.compute(level[0], scheduler="threads")
     return result  # type: ignore[no-any-return]

@@ -108,13 +108,16 @@ def array_source(
     return None if dataset is None else source_of_dataset(dataset, columns, dim, labels)
 
 
-def as_dataset(data: Any) -> xr.Dataset | None:
+def as_dataset(data: Any, *, by_dask: bool = True) -> xr.Dataset | None:
     """Open data of dimensions; None for a table.
 
     Parameters
     ----------
     data : object
         An xarray Dataset, the path of a Zarr store, or anything else.
+    by_dask : bool
+        Whether Dask is to read the Zarr store at a path. What reads its chunks itself does without, which takes no time
+        for each.
 
     Returns
     -------
@@ -123,11 +126,12 @@ def as_dataset(data: Any) -> xr.Dataset | None:
     """
     if isinstance(data, str | os.PathLike):
         from dtk.sources.listing import list_files
-        from dtk.sources.open import open as open_data
+        from dtk.sources.open import open_listing, open_zarr_lazily
 
-        if list_files(data).format not in {"zarr", "netcdf"}:
+        listing = list_files(data)
+        if listing.format not in {"zarr", "netcdf"}:
             return None
-        data = open_data(data)
+        data = open_listing(listing) if by_dask or listing.format != "zarr" else open_zarr_lazily(listing)
     return data if hasattr(data, "data_vars") else None
 
 

@@ -31,7 +31,7 @@ from dtk.sources.spool_cache import zarr_store
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["open", "open_listing", "open_source"]
+__all__ = ["open", "open_listing", "open_source", "open_zarr_lazily"]
 
 PARTITION_NBYTES: Final = 64 * 2**20
 CSV_SAMPLE_ROWS: Final = 100_000  # over all files, but some of each: types are inferred from them
@@ -110,6 +110,27 @@ def open_listing(listing: Listing, columns: Sequence[str] | None = None) -> dd.D
     openers = {"parquet": _open_parquet, "csv": _open_csv, "zarr": _open_zarr, "netcdf": _open_netcdf}
     data: dd.DataFrame | xr.Dataset = openers[listing.format](listing, columns)
     return data
+
+
+def open_zarr_lazily(listing: Listing) -> xr.Dataset:
+    """Open a Zarr store for what reads its chunks itself: Dask would take a task for each.
+
+    Parameters
+    ----------
+    listing : Listing
+        Of a Zarr store.
+
+    Returns
+    -------
+    xarray.Dataset
+        Lazy, of xarray's own lazy arrays.
+
+    Raises
+    ------
+    DataError
+        If it is damaged, or no group.
+    """
+    return _open_zarr(listing, None, by_dask=False)
 
 
 def open_source(path: str, *, columns: Sequence[str] | None = None) -> ParquetSource:
@@ -247,7 +268,7 @@ def _csv_head(file: str, *, fs: Any, compression: str | None, separator: str, nu
         raise DataError(f"{file} cannot be read as CSV: {error}") from error
 
 
-def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
+def _open_zarr(listing: Listing, columns: Sequence[str] | None, *, by_dask: bool = True) -> xr.Dataset:
     import xarray as xr
 
     root, fs = listing.files[0], LocalFileSystem()
@@ -265,13 +286,13 @@ def _open_zarr(listing: Listing, columns: Sequence[str] | None) -> xr.Dataset:
         options = {"storage_options": dict(listing.storage_options)} if isinstance(store, str) else {}
         open_zarr = partial(steadily, listing.path, open_zarr, **options)
     try:
-        data = open_zarr(chunks={})
+        data = open_zarr(chunks={} if by_dask else None)
         shards = {
             dim: size
             for variable in data.variables.values()
             for dim, size in zip(variable.dims, variable.encoding.get("shards") or (), strict=False)
         }
-        if shards:  # a piece of a shard costs a look into the shard's index: read whole ones
+        if shards and by_dask:  # a piece of a shard costs a look into the shard's index: read whole ones
             with warnings.catch_warnings():  # variables without shards may have other chunks, small as they are
                 warnings.filterwarnings("ignore", "The specified chunks separate the stored chunks")
                 data = open_zarr(chunks=shards)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dtk.errors import ArgumentError, DataError
+from dtk.statistics.compiled_sums import count_codes
+from dtk.statistics.key_counts import Counted, KeyCounts, num_bytes
 from dtk.statistics.keys import category_keys
+from dtk.statistics.kinds import stored_numbers
 from dtk.statistics.serial import number_from_json, number_to_json
 
 __all__ = ["Categories"]
@@ -32,8 +34,8 @@ class Categories:
     max_size : int
         Most distinct values to hold; at least 2.
     max_bytes : int
-        Most bytes to hold between two chunks, half of them for values not yet sorted into the others; at least 4,096.
-        Each value takes about 16 and its text.
+        Most bytes to hold between two chunks, a quarter of them for values not yet sorted into the others; at least
+        4,096. Each value takes about 16 and its text.
 
     Attributes
     ----------
@@ -76,9 +78,8 @@ class Categories:
         self.missing = 0
         self.max_error = 0
         self._most_seen = 0
-        self._keys: pa.Array = pa.nulls(0)
-        self._counts = np.empty(0, np.int64)
-        self._pending: list[tuple[pa.Array, np.ndarray]] = []
+        self._held = KeyCounts()
+        self._pending: list[Counted] = []
         self._num_pending = 0
         self._pending_bytes = 0
         self._is_diverse = False
@@ -120,38 +121,32 @@ class Categories:
             self.count += int(counts.sum())
             self._pending.append((keys, counts))
             self._num_pending += len(keys)
-            self._pending_bytes += _num_bytes(keys)
-            is_full = self._pending_bytes > self.max_bytes // 2
-            if is_full or self._num_pending > max(_CONSOLIDATE_AT, 4 * len(self._keys)):
+            self._pending_bytes += num_bytes(keys)
+            is_full = self._pending_bytes > self.max_bytes // 4
+            if is_full or self._num_pending > max(_CONSOLIDATE_AT, 4 * len(self._held)):
                 self._consolidate()
 
     def _consolidate(self) -> None:
         """Fold what is pending into the sorted-out keys, and drop rare ones beyond the limits."""
         if not self._pending:
             return
-        parts = [(self._keys, self._counts), *self._pending] if len(self._keys) else self._pending
-        keys, counts = zip(*parts, strict=True)
-        encoded = _concat_keys(keys).dictionary_encode()
-        # weighted as float64, which is exact up to 2**53 rows
-        sums = np.bincount(
-            encoded.indices.to_numpy(), weights=np.concatenate(counts), minlength=len(encoded.dictionary)
-        )
-        self._keys, self._counts = encoded.dictionary, sums.astype(np.int64)
+        self._held.fold(self._pending)
         self._pending, self._num_pending, self._pending_bytes = [], 0, 0
-        self._most_seen = max(self._most_seen, len(self._keys))
-        if len(self._keys) > self.max_size:
-            first_dropped = len(self._counts) - self.max_size // 2 - 1
-            self._drop(int(np.partition(self._counts, first_dropped)[first_dropped]))
+        self._most_seen = max(self._most_seen, len(self._held))
+        if len(self._held) > self.max_size:
+            counts = self._held.counts
+            first_dropped = len(counts) - self.max_size // 2 - 1
+            self._drop(int(np.partition(counts, first_dropped)[first_dropped]))
         most_bytes = self.max_bytes // 2
-        if _num_bytes(self._keys) > most_bytes:
-            falling = np.argsort(-self._counts)
-            num_kept = np.searchsorted(np.cumsum(_bytes_each(self._keys)[falling]), most_bytes // 2, "right")
-            self._drop(int(self._counts[falling[num_kept]]))
+        if self._held.nbytes > most_bytes:
+            counts = self._held.counts
+            falling = np.argsort(-counts)
+            num_kept = np.searchsorted(np.cumsum(self._held.bytes_each[falling]), most_bytes // 2, "right")
+            self._drop(int(counts[falling[num_kept]]))
 
     def _drop(self, excess: int) -> None:
         """Lower all counts by as much, and let go of the values that have none left."""
-        stays = self._counts > excess
-        self._keys, self._counts = self._keys.filter(pa.array(stays)), self._counts[stays] - excess
+        self._held.lower(excess)
         self.max_error += excess
 
     def merge(self, other: Self) -> None:
@@ -166,7 +161,11 @@ class Categories:
         self.missing += other.missing
         self.max_error += other.max_error
         self._most_seen = max(self._most_seen, other._most_seen)
-        self.add(other._keys, other._counts)
+        if not len(self._held) and not self._pending:
+            self._held.set(other._held.buckets)
+        else:
+            for keys, counts in other._held.buckets:
+                self.add(keys, counts)
         for keys, counts in other._pending:
             self.add(keys, counts)
         self.count = count
@@ -175,6 +174,8 @@ class Categories:
         """Pickle what is sorted out: pending values may be slices of a whole chunk."""
         compact = object.__new__(type(self))
         compact.__dict__ |= self.__dict__
+        compact._held = KeyCounts()
+        compact._held.set(self._held.buckets)
         compact._consolidate()
         return compact.__dict__
 
@@ -201,23 +202,23 @@ class Categories:
     def forget(self) -> None:
         """Let go of all values, where there are so many that none is of use: `num_distinct` stays, as a lower bound."""
         self._consolidate()
-        self.max_error += int(self._counts.max(initial=0))
-        self._keys, self._counts = pa.nulls(0), np.empty(0, np.int64)
+        self.max_error += int(self._held.counts.max(initial=0))
+        self._held = KeyCounts()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the values and counts that are held."""
-        return _num_bytes(self._keys) + self._pending_bytes
+        return self._held.nbytes + self._pending_bytes
 
     @property
     def note(self) -> str:
         """What was cut, in words; empty while exact."""
         if self.is_exact:
             return ""
-        left_out = self.count - int(self._counts.sum())
+        left_out = self.count - int(self._held.counts.sum())
         return (
             f"more distinct values than max_size={self.max_size:,} and max_bytes={self.max_bytes:,} hold: "
-            f"{len(self._keys):,} of at least {self._most_seen:,} were kept, their counts are too low by at most "
+            f"{len(self._held):,} of at least {self._most_seen:,} were kept, their counts are too low by at most "
             f"{self.max_error:,}, and those left out occur at most {self.max_error:,} times each; "
             f"{left_out:,} of {self.count:,} rows are not counted"
         )
@@ -253,9 +254,9 @@ class Categories:
             (value, count), by falling count, then by value.
         """
         self._consolidate()
-        if not len(self._keys):
+        if not len(self._held):
             return []
-        table = pa.table({"key": self._keys, "count": self._counts})
+        table = pa.table({"key": self._held.keys, "count": self._held.counts})
         order = pc.sort_indices(table, sort_keys=[("count", "descending"), ("key", "ascending")])
         chosen = table.take(order[:num_values] if num_values is not None else order)
         return list(zip(chosen["key"].to_pylist(), chosen["count"].to_pylist(), strict=True))
@@ -287,7 +288,8 @@ class Categories:
             With ``values`` and ``counts`` as lists, by falling count. Floats that JSON cannot write are strings.
         """
         top = self.top()
-        is_float = pa.types.is_floating(self._keys.type)
+        dtype = self._held.keys.type
+        is_float = pa.types.is_floating(dtype)
         return {
             "max_size": self.max_size,
             "max_bytes": self.max_bytes,
@@ -295,7 +297,7 @@ class Categories:
             "missing": self.missing,
             "max_error": self.max_error,
             "num_distinct": self.num_distinct,
-            "dtype": str(self._keys.type),
+            "dtype": str(dtype),
             "values": [number_to_json(value) if is_float else value for value, _ in top],  # type: ignore[arg-type]
             "counts": [count for _, count in top],
         }
@@ -317,8 +319,7 @@ class Categories:
         categories = cls(state["max_size"], state["max_bytes"])
         dtype = pa.type_for_alias(state["dtype"])
         values = map(number_from_json, state["values"]) if pa.types.is_floating(dtype) else state["values"]
-        categories._keys = pa.array(values, dtype)
-        categories._counts = np.array(state["counts"], np.int64)
+        categories._held.set([(pa.array(values, dtype), np.array(state["counts"], np.int64))])
         categories.count, categories.missing = state["count"], state["missing"]
         categories.max_error, categories._most_seen = state["max_error"], state["num_distinct"]
         return categories
@@ -354,11 +355,12 @@ def _single_keys(chunk: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 def _count_codes(chunk: pa.DictionaryArray) -> tuple[pa.Array, np.ndarray]:
     """Count by code: decoding a million rows of text to count twenty values would cost most of the pass."""
-    codes = chunk.indices.drop_null()
-    if len(chunk.dictionary) > max(1024, len(codes)):
-        counted = pc.value_counts(codes)
+    if len(chunk.dictionary) > max(1024, len(chunk)):
+        counted = pc.value_counts(chunk.indices.drop_null())
         return _present_keys(chunk.dictionary.take(counted.field(0)), counted.field(1).to_numpy())
-    counts = np.bincount(codes.to_numpy(), minlength=len(chunk.dictionary))
+    counts = count_codes(stored_numbers(chunk.indices)[0], chunk.indices, len(chunk.dictionary))
+    if counts is None:
+        counts = np.bincount(chunk.indices.drop_null().to_numpy(), minlength=len(chunk.dictionary))
     occurs = np.flatnonzero(counts)
     return _present_keys(chunk.dictionary.take(pa.array(occurs)), counts[occurs])
 
@@ -371,22 +373,3 @@ def _present_keys(values: pa.Array, counts: np.ndarray) -> tuple[pa.Array, np.nd
         present = pc.and_(present, pc.invert(pc.fill_null(pc.is_nan(keys), True)))
     is_present = present.to_numpy(zero_copy_only=False)
     return (keys, counts) if is_present.all() else (keys.filter(present), counts[is_present])
-
-
-def _concat_keys(parts: Sequence[pa.Array]) -> pa.Array:
-    """Join keys; where chunks differ in type, numbers become floats and all else text."""
-    dtypes = {part.type for part in parts}
-    if len(dtypes) > 1:
-        are_numbers = all(pa.types.is_integer(dtype) or pa.types.is_floating(dtype) for dtype in dtypes)
-        common = pa.float64() if are_numbers else pa.large_string()
-        parts = [part.cast(common, safe=False) for part in parts]
-    return pa.concat_arrays(parts)
-
-
-def _bytes_each(keys: pa.Array) -> np.ndarray:
-    """Return the bytes that each key takes, with its count."""
-    return 16 + (pc.binary_length(keys).to_numpy() if pa.types.is_large_string(keys.type) else np.zeros(len(keys), int))
-
-
-def _num_bytes(keys: pa.Array) -> int:
-    return int(keys.nbytes) + 8 * len(keys)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from dtk.statistics.compiled_sums import add_rows
 from dtk.statistics.number_blocks import BLOCK_VALUES, scratch
 
 __all__ = ["GridSums", "add_block"]
@@ -92,9 +93,9 @@ class GridSums:
         Returns
         -------
         GridSums
-            Views where the arrays are contiguous, else copies.
+            Contiguous: views where the arrays are, else copies.
         """
-        return GridSums(*(array.reshape(-1) for array in self.arrays().values()))
+        return GridSums(*(np.ascontiguousarray(array.reshape(-1)) for array in self.arrays().values()))
 
     def set(self, other: GridSums) -> None:
         """Take over the arrays of another.
@@ -178,10 +179,10 @@ def add_block(sums: GridSums, block: np.ndarray, axes: tuple[int, ...], *, is_cl
         values = values.astype(np.float32)
     flat = sums.flat()
     with np.errstate(invalid="ignore", over="ignore"):
-        if values.shape[2] > 1:
-            is_close = _add_rows(flat, values, is_close)
-        else:
+        if values.shape[2] == 1:
             _add_columns(flat, values[:, :, 0])
+        elif not add_rows(values, list(flat.arrays().values())):
+            is_close = _add_rows(flat, values, is_close)
     sums.set(flat)
     return is_close
 

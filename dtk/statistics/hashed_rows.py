@@ -6,6 +6,7 @@ import math
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from dtk.errors import ArgumentError
 from dtk.statistics.serial import array_from_json, array_to_json
@@ -14,6 +15,7 @@ __all__ = ["HashedRows", "checked_rows", "first_limit", "hash_rows", "splitmix64
 
 _MASK = 2**64 - 1
 _PART_ROWS = 65_536
+_MANY_ROWS = 262_144
 _BLOCK_ROWS = 32_768  # what stays in a core's cache
 
 
@@ -54,7 +56,7 @@ class HashedRows:
         self._is_sorted = True
 
     def _join(self, parts: list[Any]) -> Any:
-        """Return what is held of several parts as one."""
+        """Return what is held of several parts as one; the list is the callee's."""
         raise NotImplementedError
 
     def _take(self, part: Any, index: np.ndarray) -> Any:
@@ -82,28 +84,41 @@ class HashedRows:
 
     def _join_last(self, num_parts: int) -> None:
         self._hashes[-num_parts:] = [np.concatenate(self._hashes[-num_parts:])]
-        self._held[-num_parts:] = [self._join(self._held[-num_parts:])]
+        parts = self._held[-num_parts:]
+        del self._held[-num_parts:]
+        self._held.append(self._join(parts))
 
     def _prune(self) -> None:
         """Keep the `size` smallest hashes."""
         if self._num_held <= self.size:
             return
-        self._limit = int(np.partition(np.concatenate(self._hashes), self.size - 1)[self.size - 1])
-        parts = list(zip(self._hashes, self._held, strict=True))
+        together = np.concatenate(self._hashes)
+        together.partition(self.size - 1)
+        self._limit = int(together[self.size - 1])
+        del together
+        parts = list(zip(reversed(self._hashes), reversed(self._held), strict=True))
         self._hashes, self._held = [], []
-        for hashes, held in parts:
+        while parts:  # each is let go of before the next one is copied
+            hashes, held = parts.pop()
             index = np.flatnonzero(hashes <= np.uint64(self._limit))
             if len(index):
                 is_whole = len(index) == len(hashes)
                 self._hashes.append(hashes if is_whole else hashes[index])
                 self._held.append(held if is_whole else self._take(held, index))
         self._num_held = sum(map(len, self._hashes))
+        self._release()
+
+    def _release(self) -> None:
+        """Give back the memory of parts that were copied, or it stays between what is held."""
+        if self._num_held >= _MANY_ROWS:
+            pa.default_memory_pool().release_unused()
 
     def _gather(self) -> None:
         """Keep the `size` smallest hashes in one part."""
         self._prune()
         if len(self._hashes) > 1:
             self._join_last(len(self._hashes))
+            self._release()
 
     def _sort(self) -> None:
         """Keep the `size` smallest hashes in one part, in their order."""
@@ -165,7 +180,8 @@ class HashedRows:
     def _hand_over(self, other: HashedRows, held: Any) -> None:
         """Make another one of the same rows; here they have been pruned."""
         other.num_rows, other._limit, other._is_sorted = self.num_rows, self._limit, self._is_sorted
-        other._replace(np.concatenate(self._hashes) if self._hashes else np.empty(0, np.uint64), held)
+        hashes = self._hashes if len(self._hashes) == 1 else [np.concatenate([np.empty(0, np.uint64), *self._hashes])]
+        other._replace(hashes[0], held)  # never changed in place, so that both may hold them
 
     def _replace(self, hashes: np.ndarray, held: Any) -> None:
         self._hashes, self._held = ([hashes], [held]) if len(hashes) else ([], [])

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dtk.errors import ArgumentError
 from dtk.statistics.central_sums import CentralSums, sums_of_block, sums_of_counts
+from dtk.statistics.compiled_sums import sum_numbers
 from dtk.statistics.kinds import Unit, stored_numbers
 from dtk.statistics.number_blocks import as_floats, base_of, fill_absent, present_blocks, scratch
 
@@ -96,12 +97,29 @@ class Moments:
                 self._add_dictionary(chunk)
             return
         self.missing += chunk.null_count
+        if chunk.null_count == len(chunk):
+            return
         if pa.types.is_boolean(chunk.type):
             self._add_counts(np.array([0, 1]), np.array([chunk.false_count, chunk.true_count]), Unit())
             return
         numbers, unit = stored_numbers(chunk)
+        if self.order == 2 and self._is_summed(numbers, chunk, unit):
+            return
         for block, present in present_blocks(chunk, numbers):
             self._add_block(block, present, unit)
+
+    def _is_summed(self, numbers: np.ndarray, chunk: pa.Array, unit: Unit) -> bool:
+        """Take in all numbers of a chunk at once, if the compiled kernel does that."""
+        found = sum_numbers(numbers, chunk)
+        if found is None:
+            return False
+        count, mean, squares, low, high = found
+        self.missing += len(numbers) - chunk.null_count - count  # NaN
+        if count:
+            if numbers.dtype.kind in "iu":
+                low, high = int(low), int(high)
+            self._add_sums(CentralSums(count, 0, mean, squares), 0, low, high, unit)
+        return True
 
     def _add_dictionary(self, chunk: pa.DictionaryArray) -> None:
         """Count the codes: to look up each value would cost more."""

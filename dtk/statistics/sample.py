@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -60,6 +61,7 @@ class RowSample(HashedRows):
 
     def __init__(self, size: int = 100_000, *, seed: int = 0, total_rows: int | None = None) -> None:
         super().__init__(size, seed=seed, total_rows=total_rows)
+        self._maps: tuple[Callable[[np.ndarray], np.ndarray], ...] = ()  # still to be applied to what is held
 
     def update(self, values: pa.Array | pa.ChunkedArray, row: np.ndarray | None = None) -> None:
         """Take in one chunk of a column.
@@ -77,6 +79,8 @@ class RowSample(HashedRows):
             If `row` is not given, or has another length than `values`.
         """
         chosen, hashes = self._choose(len(values), row)
+        if self._maps:
+            self._settle()
         if len(chosen):
             self._hold(hashes, pa.concat_arrays(plain_chunks(without_views(values).take(pa.array(chosen)))))
 
@@ -86,14 +90,45 @@ class RowSample(HashedRows):
     def _take(self, part: pa.Array, index: np.ndarray) -> pa.Array:
         return part.take(pa.array(index))
 
+    def merge(self, other: Self) -> None:
+        """Take in what another object has seen.
+
+        Parameters
+        ----------
+        other : RowSample
+            Left as it is; of the same size and seed, and of other rows.
+
+        Raises
+        ------
+        ArgumentError
+            If size or seed differ.
+        """
+        if self._maps:
+            self._settle()
+        super().merge(copy.copy(other) if other._maps else other)  # whose values are settled
+
     def _numbers(self) -> np.ndarray:
         """Return the sampled values as float64, NaN where missing, in any order."""
         self._gather()
-        return to_floats(self._held[0]) if self._held else np.empty(0)
+        numbers = to_floats(self._held[0]) if self._held else np.empty(0)
+        for fn in self._maps:
+            numbers = _mapped(numbers, fn)
+        return numbers
+
+    def _settle(self) -> None:
+        """Apply what is still to be applied."""
+        numbers = self._numbers()
+        self._held, self._maps = [pa.array(numbers)] if self._held else [], ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Pickle values, not functions."""
+        return (self._with(pa.array(self._numbers())) if self._maps else self).__dict__
 
     @property
     def values(self) -> pa.Array:
         """The sampled values, missing ones included, in the order of their hashes."""
+        if self._maps:
+            self._settle()
         self._sort()
         return self._held[0] if self._held else pa.nulls(0)
 
@@ -103,7 +138,8 @@ class RowSample(HashedRows):
         if self.is_exact:
             return 0.0
         self._prune()
-        return rank_error(sum(len(values) - _num_missing(values) for values in self._held))
+        held = [pa.array(self._numbers())] if self._maps else self._held
+        return rank_error(sum(len(values) - _num_missing(values) for values in held))
 
     def quantile(self, q: float | Sequence[float] | np.ndarray) -> np.ndarray:
         """Return quantiles of the sampled values, missing ones left out.
@@ -143,13 +179,12 @@ class RowSample(HashedRows):
         ArgumentError
             If the function returns another number of values.
         """
-        numbers = self._numbers()
-        values = np.asarray(fn(numbers), np.float64)
-        if values.shape != numbers.shape:
-            raise ArgumentError(
-                f"fn={fn!r} made {list(values.shape)} of {list(numbers.shape)} values; it must map each value by itself"
-            )
-        return self._with(pa.array(values))
+        self._gather()
+        held = self._held[0] if self._held else pa.nulls(0, pa.float64())
+        other = self._with(held if pa.types.is_floating(held.type) else pa.array(self._numbers()))
+        other._maps = (*self._maps, fn)  # applied when values are asked for: many columns held twice would be large
+        _mapped(np.full(2, np.nan), fn)
+        return other
 
     def filled(self, value: Any) -> RowSample:
         """Return what the sample would be if missing values had been replaced.
@@ -166,6 +201,8 @@ class RowSample(HashedRows):
         """
         self._gather()
         if isinstance(value, str):
+            if self._maps:
+                self._settle()
             return self._with(self._held[0].fill_null(value) if self._held else pa.nulls(0, pa.string()))
         return self.mapped(lambda numbers: np.where(np.isnan(numbers), value, numbers))
 
@@ -218,6 +255,15 @@ class RowSample(HashedRows):
         sample = cls(state["size"], seed=state["seed"])
         sample._restore(state, column_from_json(state["values"]))
         return sample
+
+
+def _mapped(numbers: np.ndarray, fn: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    values = np.asarray(fn(numbers), np.float64)
+    if values.shape != numbers.shape:
+        raise ArgumentError(
+            f"fn={fn!r} made {list(values.shape)} of {list(numbers.shape)} values; it must map each value by itself"
+        )
+    return values
 
 
 def _num_missing(values: pa.Array) -> int:

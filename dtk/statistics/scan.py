@@ -177,6 +177,7 @@ def _scan_group(shared: tuple[Source, Callable[[], State], list[str], np.ndarray
     state = make()
     for chunk in range(*group):
         state.update(source.read(chunk, names), int(first_rows[chunk]))
+    pa.default_memory_pool().release_unused()  # what chunks leave free between what is held grows with their number
     return state
 
 

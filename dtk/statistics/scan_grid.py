@@ -114,7 +114,7 @@ def _looked_up(data: Any, variables: Sequence[str] | None) -> tuple[xr.Dataset |
         known, dataset = {name: variable.dtype for name, variable in data.variables.items()}, None
         dims = [data.dim, *(dim for variable in data.variables.values() for dim in variable.dims)]
     else:
-        dataset = as_dataset(data)
+        dataset = as_dataset(data, by_dask=False)
         if dataset is None:
             kind = f"{type(data).__module__}.{type(data).__qualname__}"
             remedy = "give an xarray Dataset, of a DataArray data.to_dataset(name='x'), or the path of a Zarr store"

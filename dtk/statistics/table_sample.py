@@ -109,7 +109,8 @@ class TableSample(HashedRows):
         super().merge(other)
 
     def _join(self, parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        return {name: np.concatenate([part[name] for part in parts]) for name in self.columns}
+        parts[:] = [dict(part) for part in parts]  # a column of all parts is let go of once it is joined
+        return {name: np.concatenate([part.pop(name) for part in parts]) for name in self.columns}
 
     def _take(self, part: dict[str, np.ndarray], index: np.ndarray) -> dict[str, np.ndarray]:
         return {name: values[index] for name, values in part.items()}
@@ -183,10 +184,11 @@ class TableSample(HashedRows):
         ArgumentError
             If the column was not sampled.
         """
-        values = self._numbers(name)
+        if name in self.columns:
+            self._gather()
         sample = RowSample(self.size, seed=self.seed)
-        self._hand_over(sample, pa.array(values.astype(np.float64, copy=False)))
-        return sample
+        self._hand_over(sample, pa.array(self._numbers(name)))
+        return sample.mapped(_as_doubles)
 
     def result(self) -> dict[str, Any]:
         """Return what the sample says.
@@ -232,6 +234,10 @@ class TableSample(HashedRows):
         sample = cls(state["columns"], state["size"], seed=state["seed"])
         sample._restore(state, {name: array_from_json(values) for name, values in state["values"].items()})
         return sample
+
+
+def _as_doubles(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64, copy=False)
 
 
 def _held_dtype(dtype: pa.DataType) -> type[np.floating[Any]]:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from dtk.statistics.categories import _concat_keys
+from dtk.statistics.key_counts import joined_keys
 from dtk.statistics.serial import array_from_json, array_to_json, column_from_json, column_to_json
 
 __all__ = ["MISSING", "NUM_OTHERS", "TargetCells", "pooled"]
@@ -177,7 +177,7 @@ def _union(mine: pa.Array, other: pa.Array) -> tuple[pa.Array, NDArray[np.int64]
     parts = [part for part in (mine, other) if len(part)]
     if not parts:
         return mine, np.empty(0, np.int64), np.empty(0, np.int64)
-    encoded = _concat_keys(parts).dictionary_encode()
+    encoded = joined_keys(parts).dictionary_encode()
     positions = encoded.indices.to_numpy().astype(np.int64)
     return encoded.dictionary, positions[: len(mine)], positions[len(mine) :]
 

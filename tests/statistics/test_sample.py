@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dtk.errors import ArgumentError, DataError
 from dtk.statistics import RowSample
 from dtk.statistics.hashed_rows import hash_rows
+from dtk.statistics.sample import rank_error
 
 
 def of(values: pa.Array, *, size: int = 100, first_row: int = 0, seed: int = 0) -> RowSample:
@@ -190,3 +191,28 @@ def test_what_cannot_work_is_refused() -> None:
         RowSample(5).merge(RowSample(6))
     with pytest.raises(ArgumentError, match=r"q=1.5 must lie between 0 and 1"):
         RowSample(5).quantile(1.5)
+
+
+def test_maps_follow_each_other_and_what_comes_later() -> None:
+    rows = np.arange(50)
+    sample = RowSample(40)
+    sample.update(pa.array([None if row % 7 == 0 else float(row) for row in rows.tolist()]), rows)
+    mapped = sample.mapped(np.square).filled(-4.0).mapped(lambda values: values / 2)
+    for again in (mapped, pickle.loads(pickle.dumps(mapped)), RowSample.from_dict(mapped.to_dict())):
+        numbers = np.sort(sample._numbers())
+        expected = np.where(np.isnan(numbers), -4.0, numbers**2) / 2
+        np.testing.assert_array_equal(np.sort(again._numbers()), np.sort(expected))
+        assert again.rank_error == rank_error(40)
+        assert again.quantile(0.0) == -2.0
+    merged = sample.mapped(np.negative)
+    other = RowSample(40)
+    other.update(pa.array(rows * 1.0), rows + 50)
+    merged.merge(other.mapped(np.negative))
+    merged.update(pa.array([-7.0]), np.array([100]))
+    plain = RowSample(40)
+    plain.update(pa.array([None if row % 7 == 0 else -float(row) for row in rows.tolist()]), rows)
+    plain.update(pa.array(rows * -1.0), rows + 50)
+    plain.update(pa.array([-7.0]), np.array([100]))
+    assert merged.values.equals(pa.array(plain._with(plain.values)._numbers())) or merged.values.fill_null(
+        np.nan
+    ).to_pylist() == pytest.approx(plain.values.fill_null(np.nan).to_pylist(), nan_ok=True)

@@ -27,7 +27,7 @@ from dtk.errors import (
 )
 
 if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at run time
-    from dtk.analytics import Report, profile
+    from dtk.analytics import Report, TimeWindow, aggregate, profile
     from dtk.bundle import Bundle, load
     from dtk.estimators import TorchClassifier, TorchRegressor
     from dtk.loader import Loader
@@ -58,11 +58,13 @@ __all__ = [
     "SourceError",
     "TablePreparation",
     "Task",
+    "TimeWindow",
     "TorchClassifier",
     "TorchRegressor",
     "Window",
     "WorkerLostError",
     "__version__",
+    "aggregate",
     "connect",
     "launch",
     "load",
@@ -81,9 +83,11 @@ _LAZY: Final = {
     "Loader": "dtk.loader",
     "Report": "dtk.analytics",
     "TablePreparation": "dtk.preparation",
+    "TimeWindow": "dtk.analytics",
     "TorchClassifier": "dtk.estimators",
     "TorchRegressor": "dtk.estimators",
     "Window": "dtk.sources",
+    "aggregate": "dtk.analytics",
     "connect": "dtk.runtime",
     "Callback": "dtk.training",
     "Checkpoint": "dtk.training",

@@ -56,12 +56,13 @@ def opened(tables: Mapping[str, Any] | None = None) -> Iterator[DuckDBPyConnecti
 
     connection = _instance().cursor()
     try:
+        connection.execute("SELECT setseed(0.5)").fetchall()  # what is sampled depends on nothing but the rows
         for name, table in (tables or {}).items():
             connection.register(name, table)
         yield connection
     except duckdb.OutOfMemoryException as error:
         raise MemoryLimitError(f"{_first_line(error)}; give the workers more memory, or ask for less at once") from error
-    except duckdb.Error as error:
+    except (duckdb.DataError, duckdb.IOException, duckdb.InvalidInputException) as error:
         raise DataError(_first_line(error)) from error
     finally:
         connection.close()

@@ -143,7 +143,7 @@ class Parts:
 
     def _centred(self, name: str, number: str, count: str, counted: str, where: str = "") -> tuple[str, str]:
         mean, squares, centre = f"{name}_mean", f"{name}_squares", f"{name}_centre"
-        self.centres[centre] = f"sum({count} * {mean}) OVER groups / nullif(sum({count}) OVER groups, 0)"
+        self.centres[centre] = f"sum({count} * {mean}) OVER of_group / nullif(sum({count}) OVER of_group, 0)"
         self.add(mean, f"avg({number}){where}", f"any_value({centre})")
         of_chunk = f"coalesce(var_pop({number}){where}, 0) * count({number}){where}"
         self.add(squares, of_chunk, f"sum({{}} + coalesce({count} * ({mean} - {centre}) ** 2, 0))")

@@ -15,6 +15,7 @@ from dtk.analytics.query.engine import opened, run_sql
 from dtk.analytics.query.reading import ROW, bind_table
 from dtk.analytics.query.run import Data, data_of, lazy_frame
 from dtk.arguments import check_whole
+from dtk.errors import ArgumentError
 from dtk.sources import ExpressionSource, ParquetSource, TableSource
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def aggregate(
     approx: float | None = None,
     split_out: int | None = None,
     to: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> dd.DataFrame:
     """Aggregate the rows of each group.
 
@@ -80,6 +82,8 @@ def aggregate(
         data must be computed first.
     to : str or path, optional
         Compute now, and write: to a CSV file if it ends in ``.csv``, else to a directory of Parquet files.
+    overwrite : bool
+        Whether to replace what is there.
 
     Returns
     -------
@@ -113,6 +117,9 @@ def aggregate(
     """
     if split_out is not None:
         check_whole("split_out", split_out, 1)
+    path = None if to is None else os.path.abspath(os.path.expanduser(to))
+    if path is not None and os.path.lexists(path) and not overwrite:
+        raise ArgumentError(f"to={os.fspath(to)!r} exists; give another path, or overwrite=True")
     found = data_of(data)
     asked = Aggregation.checked(
         found.schema, by, agg, where=where, window=window, fill=fill, cast=cast, dropna=dropna, approx=approx
@@ -125,7 +132,7 @@ def aggregate(
     frame = lazy_frame(
         found, query, partitions=partitions, never_missing=never_missing, types=asked.types, label="aggregate"
     )
-    return frame if to is None else _written(frame, os.fspath(to))
+    return frame if path is None else _written(frame, path, overwrite=overwrite)
 
 
 def _num_rows(data: Data) -> float:
@@ -201,15 +208,15 @@ def _drawn_from(distinct: int, drawn: int, most: float) -> float:
     return high
 
 
-def _written(frame: dd.DataFrame, path: str) -> dd.DataFrame:
+def _written(frame: dd.DataFrame, path: str, *, overwrite: bool) -> dd.DataFrame:
     """Write the result, and open what was written."""
     from dtk.sources import open as open_data
     from dtk.sources import write_parquet
 
     if not path.lower().endswith(".csv"):
-        return open_data(write_parquet(frame, path))
+        return open_data(write_parquet(frame, path, overwrite=overwrite))
     from dtk.sources.publishing import written_whole
 
-    with written_whole(os.path.abspath(path)) as temporary:
+    with written_whole(path) as temporary:
         frame.to_csv(temporary, single_file=True, index=False)
     return open_data(path)

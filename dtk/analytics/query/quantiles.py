@@ -24,7 +24,6 @@ __all__ = ["QuantileSearch"]
 SAMPLED_ROWS: Final = 4_000_000
 """Values that a pass holds in the end, about, of all groups together; fewer rows than that are read in one pass."""
 
-_SAMPLE: Final = 0.375  # of that: what the first pass takes, where a list costs most
 _DEVIATIONS: Final = 4.0
 _SPARE_PASSES: Final = 1
 
@@ -87,7 +86,7 @@ class QuantileSearch:
         parts : Parts
             Takes its columns.
         """
-        sampled = f" AND random() <= {_SAMPLE * SAMPLED_ROWS / self.num_rows!r}" if self.is_sampled else ""
+        sampled = f" AND random() <= {SAMPLED_ROWS / self.num_rows!r}" if self.is_sampled else ""
         where = f" FILTER (WHERE {self.value.sql} IS NOT NULL{sampled})"
         parts.count(self.value)
         parts.add(self._sample, f"list({self.value.float}){where}", "flatten(list({0}) FILTER (WHERE {0} IS NOT NULL))")

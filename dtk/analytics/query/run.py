@@ -30,7 +30,7 @@ from dtk.analytics.query.reading import ROW, bind_chunks, bind_table
 from dtk.sources import ParquetSource, Source, chunk_groups, readable
 from dtk.sources.schema import arrow_schema, row_nbytes, table_of_frame
 from dtk.sources.source import as_source
-from dtk.statistics.scan import groups_wanted
+from dtk.statistics.map_reduce import groups_wanted
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -214,7 +214,7 @@ class _Graph:
 
         parts = self.data.frame.optimize().to_delayed()
         self._clones += 1
-        return parts if self._clones == 1 else list(clone(*parts, seed=self._clones))
+        return parts if self._clones == 1 else [clone(part, seed=self._clones) for part in parts]
 
 
 @dataclass(frozen=True)

@@ -38,17 +38,19 @@ def aggregate(
     json: Json = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Aggregate the rows of each group; prints the result, or writes it.
+    r"""Aggregate the rows of each group; prints the result, or writes it.
 
     Parameters
     ----------
     path : str
         A file, a directory, a pattern with wildcards, or a URL.
     by : list of str, optional
-        A column to group by, or a part of a date such as date.month; may be given often. All rows together if not given.
+        A column to group by, or a part of a date such as date.month; may be given often. All rows are one group if
+        not given.
     agg : list of str
         What is asked of a column: count, sum, mean, min, max, var, std, skew, median, quantile(0.95), distinct, first,
-        last, mode, top(3), weighted_mean(other), corr(other), histogram(0,10,20); may be given often. \\*=count counts rows.
+        last, mode, top(3), weighted_mean(other), corr(other), histogram(0,10,20); may be given often. The measure
+        count of the column * counts rows.
     where : str, optional
         Which rows count, in SQL.
     window : str, optional
@@ -78,7 +80,7 @@ def aggregate(
 
     Examples
     --------
-    $ dtk aggregate sales.csv --by product --agg price=mean,median,max,min --fill mean --cast float32 --to by-product.csv
+    $ dtk aggregate sales.csv --by product --agg price=mean,median,max,min --fill mean --cast float32 --to out.csv
     """
     from dtk.analytics import TimeWindow
     from dtk.analytics import aggregate as make

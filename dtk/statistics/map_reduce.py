@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from dtk import runtime
+from dtk.runtime import current_client, delayed_reduce
+from dtk.runtime import map_reduce as reduce_pieces
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +39,9 @@ def map_reduce(
 ) -> Any:
     """Apply a function to all chunks of a table, and merge what it returns as a tree.
 
-    This is what dtk's own statistics are computed by. Data in memory is read in this process. A source is read in place,
-    in groups of chunks, on the current Dask client or on local threads. Any other Dask DataFrame is computed partition by
-    partition.
+    This is what dtk's own statistics are computed by. Data in memory is read in this process. A source is read in
+    place, in groups of chunks, on the current Dask client or on local threads. Any other Dask DataFrame is computed
+    partition by partition.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def map_reduce(
     >>> def count(tables):
     ...     return Counter(word for table in tables for text in table["line"].to_pylist() for word in text.split())
     >>> lines = {"line": ["to be or", "not to be"]}
-    >>> dtk.map_reduce(lines, map=count, merge=lambda parts: sum(parts, Counter()), finish=lambda all: all.most_common(1))
+    >>> map_reduce(lines, map=count, merge=lambda parts: sum(parts, Counter())).most_common(1)
     [('to', 2)]
     """
     # late: sources need pandas and Dask, the statistics themselves do not
@@ -109,7 +110,7 @@ def map_reduce(
         part = call(_slices(schema.empty_table()))
     else:
         shared = (source, call, names, _first_rows(source))
-        part = runtime.map_reduce(_map_group, merge, groups, shared=shared, label=label, progress=progress)
+        part = reduce_pieces(_map_group, merge, groups, shared=shared, label=label, progress=progress)
     return part if finish is None else finish(part)
 
 
@@ -123,7 +124,7 @@ def groups_wanted() -> int:
     """
     from dask.system import CPU_COUNT
 
-    client = runtime.current_client()
+    client = current_client()
     return _GROUPS_PER_THREAD * (max(1, sum(client.nthreads().values())) if client is not None else CPU_COUNT)
 
 
@@ -161,7 +162,7 @@ def _map_partitions(
     # optimised first: fusing reads changes how many partitions there are, and so their numbers
     parts = frame.optimize().to_delayed()
     numbered = [delayed(_number, pure=False)(number, part) for number, part in enumerate(parts)]
-    return runtime.delayed_reduce(partial(_map_frame, call), merge, numbered, label=label, progress=progress)
+    return delayed_reduce(partial(_map_frame, call), merge, numbered, label=label, progress=progress)
 
 
 def _number(number: int, frame: pd.DataFrame) -> tuple[int, pd.DataFrame]:

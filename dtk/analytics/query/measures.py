@@ -1,11 +1,12 @@
 """Aggregate functions in parts: what a task finds out of its rows, how that merges, and what it says in the end.
 
-In the SQL here, ``rows`` are the rows that count, with keys ``k0, k1, ...``, values ``v0, v1, ...`` (NaN is missing there)
-and, where wanted, the number of each row; ``base`` is the table of the first stage.
+In the SQL here, ``rows`` are the rows that count, with keys ``k0, k1, ...``, values ``v0, v1, ...`` (NaN is missing
+there) and, where wanted, the number of each row; ``base`` is the table of the first stage.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -359,7 +360,9 @@ def _first(value: Column, parts: Parts, function: str = "min") -> str:
     where = f" FILTER (WHERE {value.sql} IS NOT NULL)"
     row = f"{value.sql}_{function}_row"
     parts.add(row, f"{function}(row){where}", f"{function}({{}})")
-    return parts.add(f"{value.sql}_at_{function}", f"arg_{function}({value.sql}, row){where}", f"arg_{function}({{}}, {row})")
+    return parts.add(
+        f"{value.sql}_at_{function}", f"arg_{function}({value.sql}, row){where}", f"arg_{function}({{}}, {row})"
+    )
 
 
 def _last(value: Column, parts: Parts) -> str:
@@ -368,10 +371,10 @@ def _last(value: Column, parts: Parts) -> str:
 
 def _histogram(measure: Measure, value: Column, parts: Parts) -> str:
     edges = measure.numbers()
-    if any(low >= high for low, high in zip(edges[:-1], edges[1:], strict=True)):
+    if any(low >= high for low, high in itertools.pairwise(edges)):
         raise ArgumentError(f"agg: {measure} of {value.name!r} needs edges that rise, such as histogram(0, 10, 20)")
     bins = []
-    for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
         end = "<=" if number == len(edges) - 2 else "<"
         where = f"{value.float} >= {low!r} AND {value.float} {end} {high!r}"
         name = f"{value.sql}_from_{_name_of(low)}_to_{_name_of(high)}_{number == len(edges) - 2}"

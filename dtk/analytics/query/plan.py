@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -166,7 +165,7 @@ def is_idle(stage: Stage, tables: Mapping[str, pa.Table]) -> bool:
     if stage.needs is None:
         return False
     with opened(tables) as connection:
-        return run_sql(connection, f"SELECT 1 FROM ({stage.needs}) LIMIT 1").num_rows == 0
+        return not run_sql(connection, f"SELECT 1 FROM ({stage.needs}) LIMIT 1").num_rows
 
 
 def run_partial(stage: Stage, data: pa.Table, tables: Mapping[str, pa.Table]) -> pa.Table:

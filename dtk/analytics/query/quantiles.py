@@ -1,8 +1,9 @@
 """Exact quantiles by group in bounded memory: each pass narrows down where the values of some ranks lie.
 
 The first pass samples the rows of each group, which says between which two values a rank almost surely lies. The next
-counts the values of each cell that such edges cut, and collects those between them; where these are too many, it samples
-them again. What it finds is exact whatever the sample: a rank that lies elsewhere is looked for there in the next pass.
+counts the values of each cell that such edges cut, and collects those between them; where these are too many, it
+samples them again. What it finds is exact whatever the sample: a rank that lies elsewhere is looked for there in the
+next pass.
 The edges of a group are columns of a table ``search``, one row a group.
 
 Selection by a sample: Floyd and Rivest, "Expected time bounds for selection" (1975).
@@ -11,7 +12,6 @@ Selection by a sample: Floyd and Rivest, "Expected time bounds for selection" (1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +39,7 @@ class QuantileSearch:
     shares : tuple of float
         From 0 to 1.
     keys : tuple of str
-        ``k0, k1, ...``
+        ``k0``, ``k1`` and so on.
     num_rows : float
         Of the data, about.
     """
@@ -75,7 +75,9 @@ class QuantileSearch:
             SQL over that pass's table.
         """
         table = self._table(self.num_passes)
-        changed = f"error('column ' || {text_of(self.value.name)} || ' is not the same in each pass; write the data first')"
+        changed = (
+            f"error('column ' || {text_of(self.value.name)} || ' is not the same in each pass; write the data first')"
+        )
         return f"CASE WHEN NOT {table}.is_done THEN {changed}::DOUBLE ELSE {table}.q{number} END"
 
     def add(self, parts: Parts) -> None:
@@ -106,14 +108,16 @@ class QuantileSearch:
         """
         keys = ", ".join(self.keys)
         first = (
-            f"SELECT {keys}, row_number() OVER () AS id, 0 AS cell, {self.value.sql}_count AS n, list_sort({self._sample}) AS sorted,"
+            f"SELECT {keys}, row_number() OVER () AS id, 0 AS cell, {self.value.sql}_count AS n,"
+            f" list_sort({self._sample}) AS sorted,"
             f" sorted[1] AS low, sorted[-1] AS high, 0::DOUBLE AS before, n AS total FROM base WHERE n > 0"
         )
         found = [Stage(self._table(0), None, settle=self._settle(first, is_of_sample=self.is_sampled))]
         for number in range(1, self.num_passes + 1):
             before = self._table(number - 1)
             cells = (
-                f"SELECT parts.* EXCLUDE (found), {', '.join(f's.{key}' for key in self.keys)}, list_sort(found) AS sorted,"
+                f"SELECT parts.* EXCLUDE (found), {', '.join(f's.{key}' for key in self.keys)},"
+                f" list_sort(found) AS sorted,"
                 f" sum(n) OVER (of_group ORDER BY cell) - n AS before, sum(n) OVER of_group AS total"
                 f" FROM parts JOIN {before} AS s USING (id) WINDOW of_group AS (PARTITION BY id)"
             )
@@ -158,7 +162,9 @@ class QuantileSearch:
         """
         keys = ", ".join(self.keys)
         positions = ", ".join(
-            f"({2 * number + side}, {share!r}::DOUBLE, {side})" for number, share in enumerate(self.shares) for side in (0, 1)
+            f"({2 * number + side}, {share!r}::DOUBLE, {side})"
+            for number, share in enumerate(self.shares)
+            for side in (0, 1)
         )
         rank = "least(total - 1, floor(share * (total - 1)) + side)"
         low, high = ("'-infinity'::DOUBLE", "'infinity'::DOUBLE") if is_of_sample else ("low", "high")
@@ -183,7 +189,8 @@ class QuantileSearch:
             f"{function}({column}) FILTER (WHERE target IN ({2 * number}, {2 * number + 1})) AS {name}_{number}"
             for number in range(len(self.shares))
             for function, column, name in (
-                ("min", "low_edge", "low"), ("max", "high_edge", "high"), ("min", "answer", "below"), ("max", "answer", "above")
+                ("min", "low_edge", "low"), ("max", "high_edge", "high"),
+                ("min", "answer", "below"), ("max", "answer", "above"),
             )
         ]  # fmt: skip
         groups = (

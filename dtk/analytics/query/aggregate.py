@@ -11,7 +11,8 @@ from typing import cast as cast_type
 import numpy as np
 import pyarrow as pa
 
-from dtk.analytics.query.compile import Aggregation, compiled, keys_sql
+from dtk.analytics.query.asked import Aggregation
+from dtk.analytics.query.compile import compiled, keys_sql
 from dtk.analytics.query.engine import opened, run_sql
 from dtk.analytics.query.reading import ROW, bind_table
 from dtk.analytics.query.run import Data, data_of, lazy_frame

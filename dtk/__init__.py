@@ -27,13 +27,14 @@ from dtk.errors import (
 )
 
 if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at run time
-    from dtk.analytics import Report, profile
+    from dtk.analytics import Report, TimeWindow, aggregate, profile
     from dtk.bundle import Bundle, load
     from dtk.estimators import TorchClassifier, TorchRegressor
     from dtk.loader import Loader
     from dtk.preparation import TablePreparation
     from dtk.runtime import connect
     from dtk.sources import Window, open, split, spool, write_parquet
+    from dtk.statistics import map_reduce
     from dtk.training import Callback, Checkpoint, Task, launch, train
 
 __all__ = [
@@ -58,14 +59,17 @@ __all__ = [
     "SourceError",
     "TablePreparation",
     "Task",
+    "TimeWindow",
     "TorchClassifier",
     "TorchRegressor",
     "Window",
     "WorkerLostError",
     "__version__",
+    "aggregate",
     "connect",
     "launch",
     "load",
+    "map_reduce",
     "open",
     "profile",
     "split",
@@ -81,15 +85,18 @@ _LAZY: Final = {
     "Loader": "dtk.loader",
     "Report": "dtk.analytics",
     "TablePreparation": "dtk.preparation",
+    "TimeWindow": "dtk.analytics",
     "TorchClassifier": "dtk.estimators",
     "TorchRegressor": "dtk.estimators",
     "Window": "dtk.sources",
+    "aggregate": "dtk.analytics",
     "connect": "dtk.runtime",
     "Callback": "dtk.training",
     "Checkpoint": "dtk.training",
     "Task": "dtk.training",
     "launch": "dtk.training",
     "load": "dtk.bundle",
+    "map_reduce": "dtk.statistics",
     "open": "dtk.sources",
     "profile": "dtk.analytics",
     "split": "dtk.sources",

@@ -24,6 +24,7 @@ from dtk.runtime.scaling import workers_wanted
 from dtk.runtime.shares import RankShare, rank_shares
 from dtk.runtime.shipping import is_installed, pack, unpack
 from dtk.runtime.slots import held_slots, release_slots, take_slots
+from dtk.runtime.task_place import TaskPlace, task_place
 
 if TYPE_CHECKING:
     from distributed import Client as Client
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PinnedTask",
     "RankShare",
+    "TaskPlace",
     "WorkerInfo",
     "ask_workers",
     "connect",
@@ -49,6 +51,7 @@ __all__ = [
     "submit_pinned",
     "subscribed",
     "take_slots",
+    "task_place",
     "unpack",
     "workers_of",
     "workers_wanted",

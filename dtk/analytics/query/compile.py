@@ -129,7 +129,9 @@ class Aggregation:
         if approx is not None and not (isinstance(approx, float) and 0 < approx < 0.5):
             raise ArgumentError(f"approx={approx!r} must be an error between 0 and 0.5, such as 0.01")
         if window is not None and not isinstance(window, TimeWindow):
-            raise ArgumentError(f"window={window!r} must be a dtk.TimeWindow, such as dtk.TimeWindow('date', every='1d')")
+            raise ArgumentError(
+                f"window={window!r} must be a dtk.TimeWindow, such as dtk.TimeWindow('date', every='1d')"
+            )
         keys = (by,) if isinstance(by, str) else tuple(by)
         made = cls(schema, keys, tuple(dict.fromkeys(measures)), where, window, filled, casts, dropna, approx)
         made._check()
@@ -420,7 +422,10 @@ class _Compiler:
         source = f"({self._cleaned()})"
         if self.asked.where is not None:
             source = f"{source} WHERE {parse_condition(self.asked.where, self.asked.schema.names)[0]}"
-        partial = ", ".join(f"sum({quoted(name)}::DOUBLE) AS {fill}, count({quoted(name)}) AS {fill}_n" for name, fill in columns.items())
+        partial = ", ".join(
+            f"sum({quoted(name)}::DOUBLE) AS {fill}, count({quoted(name)}) AS {fill}_n"
+            for name, fill in columns.items()
+        )
         merge = ", ".join(f"sum({fill}) AS {fill}, sum({fill}_n)::BIGINT AS {fill}_n" for fill in columns.values())
         settle = ", ".join(f"{fill} / nullif({fill}_n, 0) AS {fill}" for fill in columns.values())
         return Stage(
@@ -475,7 +480,9 @@ class _Compiler:
         shares = {measure: 0.5 if measure.function == "median" else measure.numbers()[0] for measure in measures}
         if self.asked.approx is not None:
             drawn = sample_of_groups(value, self.asked.approx, parts)
-            return {measure: f"list_aggregate({drawn}, 'quantile_cont', {share!r})" for measure, share in shares.items()}
+            return {
+                measure: f"list_aggregate({drawn}, 'quantile_cont', {share!r})" for measure, share in shares.items()
+            }
         wanted = tuple(dict.fromkeys(shares.values()))
         num_rows = 0 if self.is_dealt else self.num_rows  # a partition holds its rows
         if self.asked.window is not None:
@@ -486,7 +493,9 @@ class _Compiler:
         return {measure: search.answer(wanted.index(share)) for measure, share in shares.items()}
 
     def _finish(self, finishes: Sequence[str], tables: Sequence[str], keys: str) -> str:
-        named = [f"base.{key} AS {quoted(name)}" for key, (name, _, _) in zip(self.keys, self.key_columns, strict=False)]
+        named = [
+            f"base.{key} AS {quoted(name)}" for key, (name, _, _) in zip(self.keys, self.key_columns, strict=False)
+        ]
         used = [table for table in tables if any(f"{table}." in sql for sql in finishes)]
         source = "base" if self.key_columns else "(SELECT 0 AS k0) AS one LEFT JOIN base USING (k0)"
         for table in used:

@@ -60,7 +60,9 @@ def opened(tables: Mapping[str, Any] | None = None) -> Iterator[DuckDBPyConnecti
             connection.register(name, table)
         yield connection
     except duckdb.OutOfMemoryException as error:
-        raise MemoryLimitError(f"{_first_line(error)}; give the workers more memory, or ask for less at once") from error
+        raise MemoryLimitError(
+            f"{_first_line(error)}; give the workers more memory, or ask for less at once"
+        ) from error
     except duckdb.Error as error:
         raise DataError(_first_line(error)) from error
     finally:

@@ -359,7 +359,9 @@ def _first(value: Column, parts: Parts, function: str = "min") -> str:
     where = f" FILTER (WHERE {value.sql} IS NOT NULL)"
     row = f"{value.sql}_{function}_row"
     parts.add(row, f"{function}(row){where}", f"{function}({{}})")
-    return parts.add(f"{value.sql}_at_{function}", f"arg_{function}({value.sql}, row){where}", f"arg_{function}({{}}, {row})")
+    return parts.add(
+        f"{value.sql}_at_{function}", f"arg_{function}({value.sql}, row){where}", f"arg_{function}({{}}, {row})"
+    )
 
 
 def _last(value: Column, parts: Parts) -> str:

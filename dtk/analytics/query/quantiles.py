@@ -76,7 +76,9 @@ class QuantileSearch:
             SQL over that pass's table.
         """
         table = self._table(self.num_passes)
-        changed = f"error('column ' || {text_of(self.value.name)} || ' is not the same in each pass; write the data first')"
+        changed = (
+            f"error('column ' || {text_of(self.value.name)} || ' is not the same in each pass; write the data first')"
+        )
         return f"CASE WHEN NOT {table}.is_done THEN {changed}::DOUBLE ELSE {table}.q{number} END"
 
     def add(self, parts: Parts) -> None:
@@ -160,7 +162,9 @@ class QuantileSearch:
         """
         keys = ", ".join(self.keys)
         positions = ", ".join(
-            f"({2 * number + side}, {share!r}::DOUBLE, {side})" for number, share in enumerate(self.shares) for side in (0, 1)
+            f"({2 * number + side}, {share!r}::DOUBLE, {side})"
+            for number, share in enumerate(self.shares)
+            for side in (0, 1)
         )
         rank = "least(total - 1, floor(share * (total - 1)) + side)"
         low, high = ("'-infinity'::DOUBLE", "'infinity'::DOUBLE") if is_of_sample else ("low", "high")

@@ -162,7 +162,9 @@ class _Graph:
         self.token = uuid.uuid4().hex[:8]
         self._num_tasks = 0
         self._clones = 0
-        self.shared = self.task("held", partial(_hold, _Shared(data.source, data.schema, query, schemas, never_missing)))
+        self.shared = self.task(
+            "held", partial(_hold, _Shared(data.source, data.schema, query, schemas, never_missing))
+        )
 
     def task(self, name: str, function: Callable[..., Any], *arguments: Any) -> Any:
         """Make a task with a speaking name."""
@@ -289,7 +291,9 @@ def _deal(shared: _Shared, chunks: Any, partitions: int, known: list[pa.Table]) 
     query = shared.query
     sql = query.spread or query.stages[query.num_global].partial
     keys = ", ".join(map(quoted, query.keys))
-    found = _read(shared, chunks, f"SELECT *, hash({keys}) % {partitions} AS \"dtk part\" FROM ({sql})", shared.tables(known))
+    found = _read(
+        shared, chunks, f'SELECT *, hash({keys}) % {partitions} AS "dtk part" FROM ({sql})', shared.tables(known)
+    )
     numbers = found["dtk part"].to_numpy().astype(np.uint16)
     order = np.argsort(numbers, kind="stable")
     ends = np.searchsorted(numbers[order], np.arange(partitions + 1))

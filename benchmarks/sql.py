@@ -43,6 +43,7 @@ print(json.dumps({"queries": queries, "answers": [[number, float(scale), text] f
 OWN_DATA = (
     LOADED
     + """
+connection.execute("SET enable_progress_bar = false")
 connection.execute(f"CALL dbgen(sf = {sys.argv[2]})")
 for (name,) in connection.execute("SHOW TABLES").fetchall():
     (pathlib.Path(sys.argv[1]) / name).mkdir(parents=True)

@@ -96,8 +96,8 @@ def frame_of(table: pa.Table, schema: pa.Schema) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Whole numbers and booleans in pandas' types that hold missing values, text as text, dates and times as such,
-        and the rest, such as decimals, in Arrow's.
+        Whole numbers and booleans in pandas' types that hold missing values, text as text, timestamps as such, and
+        the rest, such as dates and decimals, in Arrow's.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def frame_of(table: pa.Table, schema: pa.Schema) -> pd.DataFrame:
         except pa.ArrowInvalid as error:
             raise DataError(f"column {field.name!r} does not fit {field.type}: {error}; cast it in the query") from None
     found: pd.DataFrame = pa.Table.from_arrays(columns, schema=schema).to_pandas(
-        types_mapper=_pandas_type, date_as_object=False, ignore_metadata=True
+        types_mapper=_pandas_type, ignore_metadata=True
     )
     return found
 
@@ -121,7 +121,7 @@ def _pandas_type(kind: pa.DataType) -> Any:
         return _NULLABLE[kind]
     if pa.types.is_string(kind):
         return pd.StringDtype(na_value=float("nan"))
-    if pa.types.is_floating(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+    if pa.types.is_floating(kind) or pa.types.is_timestamp(kind) or pa.types.is_duration(kind):
         return None  # NumPy's, and pandas' own for times with a zone
     return pd.ArrowDtype(kind)
 

@@ -71,7 +71,7 @@ def sql(
 
     Notes
     -----
-    Whole numbers and booleans have pandas' types that hold missing values, decimals Arrow's. Sums of whole numbers are
+    Whole numbers and booleans have pandas' types that hold missing values, dates and decimals Arrow's. Sums of whole numbers are
     64 bits wide, and refused beyond that.
 
     Examples

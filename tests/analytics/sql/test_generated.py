@@ -22,7 +22,7 @@ from dtk.analytics.sql.sandbox import Limits
 from dtk.analytics.sql.statement import read_statement
 from tests.analytics.sql.queries import QueryMaker, random_tables
 
-NUM_QUERIES, PER_TEST = 400, 50
+NUM_QUERIES, PER_TEST = 420, 60
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,9 @@ def assert_same(answer: pd.DataFrame, wanted: pd.DataFrame, *, is_ordered: bool)
                 assert left == target, (one, other)
 
 
-@pytest.mark.parametrize("start", range(0, NUM_QUERIES, PER_TEST))
+@pytest.mark.parametrize(
+    "start", [0, *(pytest.param(start, marks=pytest.mark.slow) for start in range(PER_TEST, NUM_QUERIES, PER_TEST))]
+)
 def test_answers_are_duckdbs(start: int, tables: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "LEAST_GROUP_NBYTES", 1)
     monkeypatch.setattr(running, "groups_wanted", lambda: 4)

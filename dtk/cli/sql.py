@@ -78,7 +78,7 @@ def sql(
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     given |= {"catalog": tables} if catalog is None else {"catalog": catalog, **tables}
     text = sys.stdin.read() if query == "-" else query
-    is_told = explain or text.split()[:1] == ["EXPLAIN"]
+    is_told = explain or [word.upper() for word in text.split()[:1]] == ["EXPLAIN"]
     with only_results():
         format = None if output is None else _checked_output(output, to, overwrite)
         with joined(cluster):

@@ -74,17 +74,24 @@ def distinct_value(node: exp.Expr) -> exp.Expr | None:
     Parameters
     ----------
     node : sqlglot.exp.Expr
-        An aggregate.
+        An aggregate, or a FILTER of one: of rows that don't pass, nothing is counted.
 
     Returns
     -------
     sqlglot.exp.Expr or None
         None for any other aggregate.
     """
+    condition = None
+    if isinstance(node, exp.Filter):
+        condition, node = node.expression.this, node.this
     if not isinstance(node, exp.Count) or not isinstance(node.this, exp.Distinct):
         return None
     values = node.this.expressions
-    return values[0] if len(values) == 1 and not node.this.args.get("on") else None
+    if len(values) != 1 or node.this.args.get("on"):
+        return None
+    if condition is None:
+        return values[0]
+    return exp.Case(ifs=[exp.If(this=condition.copy(), true=values[0].copy())])
 
 
 def measure_of(node: exp.Expr, kind: str) -> Measure | None:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at
     from dtk.preparation import TablePreparation
     from dtk.runtime import connect
     from dtk.sources import Window, open, split, spool, write_parquet
+    from dtk.statistics import map_reduce
     from dtk.training import Callback, Checkpoint, Task, launch, train
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "connect",
     "launch",
     "load",
+    "map_reduce",
     "open",
     "profile",
     "split",
@@ -96,6 +98,7 @@ _LAZY: Final = {
     "Task": "dtk.training",
     "launch": "dtk.training",
     "load": "dtk.bundle",
+    "map_reduce": "dtk.statistics",
     "open": "dtk.sources",
     "profile": "dtk.analytics",
     "split": "dtk.sources",

@@ -88,3 +88,9 @@ def test_the_page_of_dependencies_names_every_one() -> None:
     wanted = chain(project["dependencies"], *project["optional-dependencies"].values())
     missing = {Requirement(line).name.lower() for line in wanted} - named - {"dask-dtk"}
     assert missing == set()
+
+
+def test_the_code_of_the_page_on_analytics_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks((ROOT / "docs" / "analytics.md").read_text(encoding="utf-8")))
+    assert "[('to', 1000), ('be', 1000)]" in run(code, tmp_path)
+    assert pd.read_csv(tmp_path / "by-product.csv").columns.tolist()[:2] == ["product", "price_mean"]

@@ -27,7 +27,7 @@ import dtk
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"bokeh", "distributed", "pandas", "sklearn", "torch", "torchmetrics", "xarray"}
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"duckdb": "python-duckdb", "torch": "pytorch"}
 
 
 def loaded_by(statement: str) -> set[str]:

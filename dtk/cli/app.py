@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 import dtk
+from dtk.cli.aggregate import aggregate
 from dtk.cli.demo import demo
 from dtk.cli.doctor import doctor
 from dtk.cli.evaluate import evaluate
@@ -135,6 +136,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "inspect": inspect_store,
     "profile": profile,
+    "aggregate": aggregate,
     "sql": sql,
     "plan": plan,
     "train": train,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,8 +25,7 @@ def sql(
     *,
     table: Annotated[list[str] | None, typer.Option(metavar="NAME=PATH")] = None,
     catalog: Annotated[str | None, typer.Option(metavar="TABLES.yaml")] = None,
-    output: Annotated[str | None, typer.Option(metavar="FILE|DIRECTORY")] = None,
-    to: Annotated[Literal["parquet", "csv"] | None, typer.Option("--to")] = None,
+    to: Annotated[str | None, typer.Option(metavar="PATH")] = None,
     explain: Annotated[bool, typer.Option("--explain")] = False,
     broadcast: Annotated[str | None, typer.Option(metavar="SIZE")] = None,
     memory: Annotated[str | None, typer.Option(metavar="SIZE")] = None,
@@ -45,10 +43,9 @@ def sql(
         A table: its name in the query, and its path or URL. May be given often.
     catalog : str, optional
         A YAML file of external tables.
-    output : str, optional
-        Write the answer: a directory of Parquet, or a file of CSV; its first rows are printed if not given.
     to : str, optional
-        The format of the output; told by its name if not given.
+        Where to write: a CSV file if it ends in .csv, else a directory of Parquet files; the first rows are printed if
+        it is not given.
     explain : bool
         Tell which way the query runs, why, and what each step does; nothing is read.
     broadcast : str, optional
@@ -60,12 +57,12 @@ def sql(
     json : bool
         Print one JSON object, and nothing else, on standard output.
     overwrite : bool
-        Replace what is at the output.
+        Replace what is at --to.
 
     Raises
     ------
     ArgumentError
-        If a table is given without a name, or something is at the output.
+        If a table is given twice, or something is there already.
 
     Examples
     --------
@@ -80,20 +77,21 @@ def sql(
     text = sys.stdin.read() if query == "-" else query
     is_told = explain or [word.upper() for word in text.split()[:1]] == ["EXPLAIN"]
     with only_results():
-        format = None if output is None else _checked_output(output, to, overwrite)
+        if to is not None and Path(to).exists() and not overwrite:
+            raise ArgumentError(f"--to {to}: is there already; choose another, or add --overwrite")
         with joined(cluster):
             answer = ask(f"EXPLAIN {text}" if explain else text, **given)
-            found = _shown(answer) if format is None else _written(answer, str(output), format, overwrite)
+            found = _shown(answer) if to is None else _written(answer, to, overwrite)
     if json:
         print_json(found)
-    elif output is not None:
-        print(f"{found['num_rows']:,} rows of {', '.join(found['columns'])}\n{output}")
+    elif to is not None:
+        print_pairs({"written": found["path"], "columns": ", ".join(found["columns"])})
     elif is_told:
         print_pairs({str(number): f"{step}: {what}" for number, (step, what) in enumerate(found["rows"], 1)})
     else:
         print_table(found["columns"], found["rows"])
         if not found["is_whole"]:
-            print(f"\nthe first {SHOWN_ROWS} rows; --output writes all")
+            print(f"\nthe first {SHOWN_ROWS} rows; --to writes all")
 
 
 def _named(setting: str) -> tuple[str, str]:
@@ -104,30 +102,16 @@ def _named(setting: str) -> tuple[str, str]:
     return name.strip(), path
 
 
-def _checked_output(output: str, to: str | None, overwrite: bool) -> str:
-    """Tell the format, and refuse before the query what could not be written after it."""
-    format = to or ("csv" if output.lower().endswith(".csv") else "parquet")
-    place = Path(output)
-    if format == "csv" and (place.is_dir() or not place.parent.is_dir()):
-        raise ArgumentError(f"--output {output}: no file can be there; name one in a folder that exists")
-    if place.exists() and not overwrite:
-        raise ArgumentError(f"--output {output}: is there already; choose another, or add --overwrite")
-    return format
-
-
-def _written(answer: dd.DataFrame, output: str, format: str, overwrite: bool) -> dict[str, Any]:
-    from dtk.sources import open as open_data
+def _written(answer: dd.DataFrame, to: str, overwrite: bool) -> dict[str, Any]:
     from dtk.sources import write_parquet
+    from dtk.sources.publishing import written_whole
 
-    if format == "parquet":
-        path = write_parquet(answer, output, overwrite=overwrite, progress=True)
-        return {"output": path, "columns": list(answer.columns), "num_rows": len(open_data(path))}
-    partial = f"{output}.partial"
-    answer.to_csv(partial, single_file=True, index=False)
-    with open(partial, encoding="utf-8", newline="") as file:
-        num_rows = sum(1 for _ in csv.reader(file)) - 1
-    os.replace(partial, output)
-    return {"output": os.path.abspath(output), "columns": list(answer.columns), "num_rows": num_rows}
+    if to.lower().endswith(".csv"):
+        with written_whole(to) as temporary:
+            answer.to_csv(temporary, single_file=True, index=False)
+    else:
+        write_parquet(answer, to, overwrite=overwrite, progress=True)
+    return {"path": os.path.abspath(to), "columns": list(answer.columns)}
 
 
 def _shown(answer: dd.DataFrame) -> dict[str, Any]:

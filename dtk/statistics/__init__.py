@@ -12,6 +12,7 @@ from dtk.statistics.grid_groups import GridGroups, GroupedGridMoments
 from dtk.statistics.grid_moments import GridMoments
 from dtk.statistics.histogram import Histogram
 from dtk.statistics.kinds import Kind, category_keys, infer_kind, to_floats, to_numbers
+from dtk.statistics.map_reduce import map_reduce
 from dtk.statistics.moments import Moments
 from dtk.statistics.sample import RowSample
 from dtk.statistics.scan import ScanState, scan
@@ -46,6 +47,7 @@ __all__ = [
     "category_keys",
     "exact_quantiles",
     "infer_kind",
+    "map_reduce",
     "quantiles",
     "scan",
     "scan_grid",

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
-from dtk.runtime import current_client, delayed_reduce, map_reduce
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from dtk.sources import Source
+from dtk.statistics.map_reduce import groups_wanted, map_reduce
 
 __all__ = ["ScanState", "groups_wanted", "scan"]
-
-_GROUPS_PER_THREAD = 4  # so that a slow group leaves the others something to do
-_ROW_BITS = 40  # rows of a chunk or partition, where row numbers are not known
-_SLICE_ROWS = 2**20
 
 
 class ScanState(Protocol):
@@ -103,78 +93,18 @@ def scan(
     ...         self.count += table.num_rows
     ...     def merge(self, other):
     ...         self.count += other.count
-    >>> scan({"x": np.arange(5)}, Rows).count
+    >>> scan({"x": list(range(5))}, Rows).count
     5
     """
-    # late: sources need pandas and Dask, the statistics themselves do not
-    from dtk.sources import Source, TableSource, chunk_groups
-    from dtk.sources.columns import checked_columns
-
-    source = _readable(data, columns)
-    if not isinstance(source, Source):
-        return _scan_partitions(source, make, label=label, progress=progress)
-    names = checked_columns(columns, source.schema.names)
-    if isinstance(source, TableSource):
-        return _scan_table(source.table.select(names), make)
-    groups = chunk_groups(source, groups_wanted())
-    if not groups:
-        schema = pa.schema([source.schema.field(name) for name in names])
-        return _scan_table(schema.empty_table(), make)
-    shared = (source, make, names, _first_rows(source))
-    state: State = map_reduce(_scan_group, partial(_merge, make), groups, shared=shared, label=label, progress=progress)
+    call, merge = partial(_fill, make), partial(_merge, make)
+    state: State = map_reduce(data, call, merge, columns=columns, numbered=True, progress=progress, label=label)
     return state
 
 
-def _readable(data: Any, columns: Sequence[str] | None) -> Any:
-    """Return a source, or a Dask DataFrame that must be computed; of a frame only the columns that are needed."""
-    import dask.dataframe as dd
-
-    from dtk.sources import Source, as_source, readable
-    from dtk.sources.columns import checked_columns
-
-    if isinstance(data, dd.DataFrame):
-        return readable(data if columns is None else data[checked_columns(columns, list(data.columns))])
-    return as_source(data, columns=None if isinstance(data, Source) else columns)
-
-
-def _scan_table(table: pa.Table, make: Callable[[], State]) -> State:
+def _fill(make: Callable[[], State], chunks: Iterator[tuple[pa.Table, int]]) -> State:
     state = make()
-    for start in range(0, max(table.num_rows, 1), _SLICE_ROWS):
-        state.update(table.slice(start, _SLICE_ROWS), start)
-    return state
-
-
-def _scan_partitions(frame: Any, make: Callable[[], State], *, label: str, progress: bool) -> State:
-    from dask.delayed import delayed
-
-    # optimised first: fusing reads changes how many partitions there are, and so their numbers
-    parts = frame.optimize().to_delayed()
-    numbered = [delayed(_number, pure=False)(number, part) for number, part in enumerate(parts)]
-    merge = partial(_merge, make)
-    state: State = delayed_reduce(partial(_scan_frame, make), merge, numbered, label=label, progress=progress)
-    return state
-
-
-def _number(number: int, frame: pd.DataFrame) -> tuple[int, pd.DataFrame]:
-    return number, frame
-
-
-def _scan_frame(make: Callable[[], State], numbered: tuple[int, pd.DataFrame]) -> State:
-    from dtk.sources import TableSource, as_source
-
-    number, frame = numbered
-    source = as_source(frame)
-    assert isinstance(source, TableSource)
-    state = make()
-    state.update(source.table, number << _ROW_BITS)
-    return state
-
-
-def _scan_group(shared: tuple[Source, Callable[[], State], list[str], np.ndarray], group: tuple[int, int]) -> State:
-    source, make, names, first_rows = shared
-    state = make()
-    for chunk in range(*group):
-        state.update(source.read(chunk, names), int(first_rows[chunk]))
+    for table, first_row in chunks:
+        state.update(table, first_row)
     return state
 
 
@@ -184,23 +114,3 @@ def _merge(make: Callable[[], State], states: list[State]) -> State:
     for state in states:
         merged.merge(state)
     return merged
-
-
-def _first_rows(source: Source) -> np.ndarray:
-    if source.chunk_rows is None:
-        return np.arange(source.num_chunks, dtype=np.int64) << _ROW_BITS
-    return np.asarray(np.cumsum(source.chunk_rows) - source.chunk_rows, np.int64)
-
-
-def groups_wanted() -> int:
-    """Return how many groups of chunks keep the cluster, or this machine, busy.
-
-    Returns
-    -------
-    int
-        A few for each thread.
-    """
-    from dask.system import CPU_COUNT
-
-    client = current_client()
-    return _GROUPS_PER_THREAD * (max(1, sum(client.nthreads().values())) if client is not None else CPU_COUNT)

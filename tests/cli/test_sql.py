@@ -19,22 +19,22 @@ def test_an_answer_is_printed_and_written(run, flights, tmp_path):
     result = run("sql", QUERY, "--table", f"flights={flights}", "--json")
     assert json.loads(result.stdout)["rows"][2] == ["UA", int((frame["carrier"] == "UA").sum()), wanted["UA"]]
     for name, read in (("out.parquet", pq.read_table), ("out.csv", pd.read_csv)):
-        result = run("sql", QUERY, "--table", f"flights={flights}", "--output", tmp_path / name)
+        result = run("sql", QUERY, "--table", f"flights={flights}", "--to", tmp_path / name)
         assert result.exit_code == 0, result.output
-        assert "3 rows of carrier, n, mean" in result.stdout
+        assert "columns  carrier, n, mean" in result.stdout
         written = read(tmp_path / name)
         written = written if isinstance(written, pd.DataFrame) else written.to_pandas()
         assert list(written["mean"]) == list(wanted)
-        result = run("sql", QUERY, "--table", f"flights={flights}", "--output", tmp_path / name)
+        result = run("sql", QUERY, "--table", f"flights={flights}", "--to", tmp_path / name)
         assert result.exit_code == 1
         assert "is there already" in result.stderr
-        result = run("sql", QUERY, "--table", f"flights={flights}", "--output", tmp_path / name, "--overwrite")
+        result = run("sql", QUERY, "--table", f"flights={flights}", "--to", tmp_path / name, "--overwrite")
         assert result.exit_code == 0, result.output
 
 
 def test_many_rows_are_cut_short(run, flights):
     result = run("sql", "SELECT * FROM flights", "--table", f"flights={flights}")
-    assert "the first 100 rows; --output writes all" in result.stdout
+    assert "the first 100 rows; --to writes all" in result.stdout
     assert len(result.stdout.splitlines()) == 104
 
 

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
+from typing import cast as cast_type
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from dtk.analytics.query.engine import opened, run_sql
 from dtk.analytics.query.reading import ROW, bind_table
 from dtk.analytics.query.run import Data, data_of, lazy_frame
 from dtk.arguments import check_whole
+from dtk.errors import ArgumentError
 from dtk.sources import ExpressionSource, ParquetSource, TableSource
 
 if TYPE_CHECKING:
@@ -42,24 +44,25 @@ def aggregate(
     approx: float | None = None,
     split_out: int | None = None,
     to: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
 ) -> dd.DataFrame:
     """Aggregate the rows of each group.
 
-    The data is read in place, in groups of chunks, and never as a whole; DuckDB computes in each task. Answers are exact
-    unless `approx` is given. Missing values (null, NaN) are left out, as pandas does.
+    The data is read in place, in groups of chunks, and never as a whole; DuckDB computes in each task. Answers are
+    exact unless `approx` is given. Missing values (null, NaN) are left out, as pandas does.
 
     Parameters
     ----------
     data : str, path, dask.dataframe.DataFrame, pandas.DataFrame, pyarrow.Table, dict of arrays or Source
         A table. A path may lead to whatever `dtk.open` opens as one.
     by : str or sequence of str
-        Columns to group by; ``"date.month"`` for a part of a date (year, quarter, month, week, day, dayofyear, weekday
-        from Monday as 0, hour, minute, second, date). ``[]`` makes one group of all rows.
+        Columns to group by; ``"date.month"`` for a part of a date (year, quarter, month, week, day, day_of_year,
+        day_of_week from Monday as 0, hour, minute, second, date). ``[]`` makes one group of all rows.
     agg : mapping of str to str or sequence of str
         For each column what is asked of it: ``count`` (of values that are there), ``sum``, ``mean``, ``min``, ``max``,
-        ``var``, ``std``, ``skew``, ``median``, ``quantile(0.95)``, ``distinct``, ``first``, ``last``, ``mode`` (the least
-        of the most frequent), ``top(3)``, ``weighted_mean(other)``, ``corr(other)``, ``histogram(0, 10, 20)`` (counts
-        between these edges, the last one included). ``{"*": "count"}`` counts rows.
+        ``var``, ``std``, ``skew``, ``median``, ``quantile(0.95)``, ``distinct``, ``first``, ``last``, ``mode`` (the
+        least of the most frequent), ``top(3)``, ``weighted_mean(other)``, ``corr(other)``, ``histogram(0, 10, 20)``
+        (counts between these edges, the last one included). ``{"*": "count"}`` counts rows.
     where : str, optional
         Which rows count: a condition in SQL, for example ``"arr_delay > 15 AND carrier <> 'UA'"``.
     window : TimeWindow, optional
@@ -73,13 +76,15 @@ def aggregate(
     dropna : bool
         Whether to leave out rows with a missing key; else these are groups, too.
     approx : float, optional
-        The error that ``median`` and ``quantile`` may have in rank, as a share of the group, in 99 of 100 cases; and the
-        standard error of ``distinct``, as a share of the number. They then take one pass and less memory.
+        The error that ``median`` and ``quantile`` may have in rank, as a share of the group, in 99 of 100 cases; and
+        the standard error of ``distinct``, as a share of the number. They then take one pass and less memory.
     split_out : int, optional
         Partitions of the result. By default one for every million groups, estimated from a few rows; one where the
         data must be computed first.
     to : str or path, optional
         Compute now, and write: to a CSV file if it ends in ``.csv``, else to a directory of Parquet files.
+    overwrite : bool
+        Whether to replace what is there.
 
     Returns
     -------
@@ -100,19 +105,23 @@ def aggregate(
 
     Notes
     -----
-    Variances merge by differences of means (Chan, Golub and LeVeque, 1979). Exact quantiles of a few groups take two passes
-    or a few, which narrow down where their ranks lie (Floyd and Rivest, 1975); of many groups, rows are dealt out by key.
+    Variances merge by differences of means (Chan, Golub and LeVeque, 1979). Exact quantiles of a few groups take two
+    passes or a few, which narrow down where their ranks lie (Floyd and Rivest, 1975); of many groups, rows are dealt
+    out by key.
 
     Examples
     --------
     >>> sales = {"product": ["tea", "tea", "rye"], "price": [2.0, 4.0, 1.0]}
-    >>> dtk.aggregate(sales, by="product", agg={"price": ["mean", "max"]}).compute()
+    >>> aggregate(sales, by="product", agg={"price": ["mean", "max"]}).compute()
       product  price_mean  price_max
     0     rye         1.0        1.0
     1     tea         3.0        4.0
     """
     if split_out is not None:
         check_whole("split_out", split_out, 1)
+    path = None if to is None else os.path.abspath(os.path.expanduser(to))
+    if path is not None and os.path.lexists(path) and not overwrite:
+        raise ArgumentError(f"to={to!r} exists; give another path, or overwrite=True")
     found = data_of(data)
     asked = Aggregation.checked(
         found.schema, by, agg, where=where, window=window, fill=fill, cast=cast, dropna=dropna, approx=approx
@@ -125,7 +134,7 @@ def aggregate(
     frame = lazy_frame(
         found, query, partitions=partitions, never_missing=never_missing, types=asked.types, label="aggregate"
     )
-    return frame if to is None else _written(frame, os.fspath(to))
+    return frame if path is None else _written(frame, path, overwrite=overwrite)
 
 
 def _num_rows(data: Data) -> float:
@@ -201,15 +210,16 @@ def _drawn_from(distinct: int, drawn: int, most: float) -> float:
     return high
 
 
-def _written(frame: dd.DataFrame, path: str) -> dd.DataFrame:
+def _written(frame: dd.DataFrame, path: str, *, overwrite: bool) -> dd.DataFrame:
     """Write the result, and open what was written."""
     from dtk.sources import open as open_data
     from dtk.sources import write_parquet
 
     if not path.lower().endswith(".csv"):
-        return open_data(write_parquet(frame, path))
+        path = write_parquet(frame, path, overwrite=overwrite)
+        return cast_type("dd.DataFrame", open_data(path))
     from dtk.sources.publishing import written_whole
 
-    with written_whole(os.path.abspath(path)) as temporary:
+    with written_whole(path) as temporary:
         frame.to_csv(temporary, single_file=True, index=False)
-    return open_data(path)
+    return cast_type("dd.DataFrame", open_data(path))

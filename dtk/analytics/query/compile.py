@@ -34,7 +34,7 @@ _CASTS: Final = {
     "int32": ("INTEGER", pa.int32()), "int64": ("BIGINT", pa.int64()),
     "bool": ("BOOLEAN", pa.bool_()), "str": ("VARCHAR", pa.string()),
 }  # fmt: skip
-_ROWS_NEEDED: Final = ("first", "last", "median", "quantile")
+_RANKED: Final = ("median", "quantile")
 _OF_VALUES: Final = ("distinct", "mode", "top")
 _OF_COUNTS: Final = ("count", "distinct", "sum")
 
@@ -164,7 +164,7 @@ class Aggregation:
             raise ArgumentError(f"columns {self.columns} differ in case alone; rename one")
 
     def _has_own_stage(self, measure: Measure) -> bool:
-        if measure.function in ("median", "quantile"):
+        if measure.function in _RANKED:
             return self.approx is None
         return measure.function in (*_OF_VALUES, "skew")
 
@@ -328,7 +328,10 @@ class _Compiler:
         self.keys = [f"k{number}" for number in range(len(self.key_columns))] or ["k0"]
         names = [name for measure in asked.measures for name in (measure.column, *measure.others) if name != "*"]
         self.values = {name: asked.column(name, f"v{number}") for number, name in enumerate(dict.fromkeys(names))}
-        self.needs_rows = any(measure.function in _ROWS_NEEDED for measure in asked.measures)
+        self.needs_rows = any(
+            measure.function in ("first", "last") or (asked.approx is not None and measure.function in _RANKED)
+            for measure in asked.measures
+        )
         self.means = [name for name, fill in asked.fill.items() if fill == "mean" and name in self.values]
 
     def query(self) -> Query:
@@ -362,7 +365,7 @@ class _Compiler:
 
         def merge(source: str) -> str:
             if centres:
-                source = f"(SELECT *{centres} FROM {source} WINDOW groups AS (PARTITION BY {keys}))"
+                source = f"(SELECT *{centres} FROM {source} WINDOW of_group AS (PARTITION BY {keys}))"
             return f"SELECT {merged} FROM {source} GROUP BY {keys}"
 
         grouped = f"SELECT {partial} FROM ({self.rows()}) GROUP BY {keys}"
@@ -370,7 +373,8 @@ class _Compiler:
             return [Stage("base", grouped, merge("parts"))]
         *others, last = self.keys
         matched = " AND ".join([*(f"p.{key} IS NOT DISTINCT FROM w.{key}" for key in others), f"p.{last} <= w.{last}"])
-        until = f"(SELECT p.* REPLACE (w.{last} AS {last}) FROM panes AS p JOIN (SELECT {keys} FROM panes) AS w ON {matched})"
+        ends = f"(SELECT {keys} FROM panes) AS w"
+        until = f"(SELECT p.* REPLACE (w.{last} AS {last}) FROM panes AS p JOIN {ends} ON {matched})"
         return [Stage("panes", grouped, merge("parts")), Stage("base", None, settle=merge(until))]
 
     def rows(self, *, with_values: bool = True) -> str:
@@ -469,7 +473,7 @@ class _Compiler:
                 stage = values_stage(value, counted, rows, self.keys)
                 stages[stage.name] = stage
                 finishes |= {measure: values_sql(measure, value) for measure in counted}
-            ranked = [measure for measure in mine if measure.function in ("median", "quantile")]
+            ranked = [measure for measure in mine if measure.function in _RANKED]
             if ranked:
                 finishes |= self._quantiles(value, ranked, parts, stages, rows)
         return [f"{finishes[measure]} AS {quoted(measure.name)}" for measure in asked.measures], list(stages.values())

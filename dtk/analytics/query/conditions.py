@@ -1,4 +1,4 @@
-"""Conditions that users write, checked and written anew: names are quoted, and nothing but an expression gets through."""
+"""Conditions that users write, checked and written anew: names are quoted, nothing but an expression gets through."""
 
 from __future__ import annotations
 

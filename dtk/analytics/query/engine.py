@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["opened", "quoted", "run_sql", "text_of"]
 
 _SHARE: Final = 0.4  # of a process's memory: tables on their way, and what Dask holds, need the rest
-_SETTINGS: Final = {
+_SETTINGS: Final[dict[str, str | bool | int | float | list[str]]] = {
     "autoinstall_known_extensions": False,  # which would come from the network
     "autoload_known_extensions": False,
     "python_enable_replacements": False,  # or a table's name could be a variable's of this code
@@ -56,6 +56,7 @@ def opened(tables: Mapping[str, Any] | None = None) -> Iterator[DuckDBPyConnecti
 
     connection = _instance().cursor()
     try:
+        connection.execute("SELECT setseed(0.5)").fetchall()  # what is sampled depends on nothing but the rows
         for name, table in (tables or {}).items():
             connection.register(name, table)
         yield connection
@@ -63,7 +64,7 @@ def opened(tables: Mapping[str, Any] | None = None) -> Iterator[DuckDBPyConnecti
         raise MemoryLimitError(
             f"{_first_line(error)}; give the workers more memory, or ask for less at once"
         ) from error
-    except duckdb.Error as error:
+    except (duckdb.DataError, duckdb.IOException, duckdb.InvalidInputException) as error:
         raise DataError(_first_line(error)) from error
     finally:
         connection.close()

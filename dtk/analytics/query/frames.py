@@ -32,8 +32,8 @@ def frame_of(table: pa.Table, never_missing: Collection[str] = ()) -> pd.DataFra
     Returns
     -------
     pandas.DataFrame
-        Floats are NumPy's, with NaN for what is missing; texts are pandas' own; dates, decimals and times of day are
-        Arrow's; lists are objects.
+        Floats are NumPy's, with NaN for what is missing; texts are pandas' own; dates, decimals, lists and all others
+        are Arrow's.
     """
     import pandas as pd
 
@@ -52,4 +52,6 @@ def frame_of(table: pa.Table, never_missing: Collection[str] = ()) -> pd.DataFra
 
 
 def _is_arrows(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_date(kind) or pa.types.is_decimal(kind) or pa.types.is_time(kind))
+    """Tell whether pandas would have objects for it, which Dask takes for texts."""
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    return not (is_number or pa.types.is_string(kind) or pa.types.is_timestamp(kind))

@@ -1,11 +1,12 @@
 """Aggregate functions in parts: what a task finds out of its rows, how that merges, and what it says in the end.
 
-In the SQL here, ``rows`` are the rows that count, with keys ``k0, k1, ...``, values ``v0, v1, ...`` (NaN is missing there)
-and, where wanted, the number of each row; ``base`` is the table of the first stage.
+In the SQL here, ``rows`` are the rows that count, with keys ``k0, k1, ...``, values ``v0, v1, ...`` (NaN is missing
+there) and, where wanted, the number of each row; ``base`` is the table of the first stage.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -143,7 +144,7 @@ class Parts:
 
     def _centred(self, name: str, number: str, count: str, counted: str, where: str = "") -> tuple[str, str]:
         mean, squares, centre = f"{name}_mean", f"{name}_squares", f"{name}_centre"
-        self.centres[centre] = f"sum({count} * {mean}) OVER groups / nullif(sum({count}) OVER groups, 0)"
+        self.centres[centre] = f"sum({count} * {mean}) OVER of_group / nullif(sum({count}) OVER of_group, 0)"
         self.add(mean, f"avg({number}){where}", f"any_value({centre})")
         of_chunk = f"coalesce(var_pop({number}){where}, 0) * count({number}){where}"
         self.add(squares, of_chunk, f"sum({{}} + coalesce({count} * ({mean} - {centre}) ** 2, 0))")
@@ -370,10 +371,10 @@ def _last(value: Column, parts: Parts) -> str:
 
 def _histogram(measure: Measure, value: Column, parts: Parts) -> str:
     edges = measure.numbers()
-    if any(low >= high for low, high in zip(edges[:-1], edges[1:], strict=True)):
+    if any(low >= high for low, high in itertools.pairwise(edges)):
         raise ArgumentError(f"agg: {measure} of {value.name!r} needs edges that rise, such as histogram(0, 10, 20)")
     bins = []
-    for number, (low, high) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for number, (low, high) in enumerate(itertools.pairwise(edges)):
         end = "<=" if number == len(edges) - 2 else "<"
         where = f"{value.float} >= {low!r} AND {value.float} {end} {high!r}"
         name = f"{value.sql}_from_{_name_of(low)}_to_{_name_of(high)}_{number == len(edges) - 2}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 
@@ -114,16 +113,19 @@ def schemas_of(query: Query, data: pa.Schema) -> Schemas:
     DataError
         If DuckDB refuses the query.
     """
-    tables: dict[str, pa.Table] = dict(query.tables)
     parts: dict[str, pa.Schema] = {}
-    empty = empty_data(query, data)
-    for stage in query.stages:
-        part = run_partial(stage, empty, tables)
-        parts[stage.name] = part.schema
-        tables[stage.name] = merged(stage, [part], tables, is_last=True)
-    with opened(tables) as connection:
-        result = run_sql(connection, query.finish).schema
-    return Schemas(parts, {stage.name: tables[stage.name].schema for stage in query.stages}, result)
+    tables: dict[str, pa.Schema] = {}
+    with opened(query.tables) as connection:
+        bind_table(connection, empty_data(query, data))
+        for stage in query.stages:
+            if stage.partial is not None:
+                parts[stage.name] = run_sql(connection, stage.partial).schema
+                connection.register("parts", parts[stage.name].empty_table())
+                run_sql(connection, stage.merge)
+            found = parts[stage.name] if stage.settle is None else run_sql(connection, stage.settle).schema
+            tables[stage.name] = found
+            connection.register(stage.name, found.empty_table())
+        return Schemas(parts, tables, run_sql(connection, query.finish).schema)
 
 
 def empty_data(query: Query, data: pa.Schema) -> pa.Table:
@@ -163,7 +165,7 @@ def is_idle(stage: Stage, tables: Mapping[str, pa.Table]) -> bool:
     if stage.needs is None:
         return False
     with opened(tables) as connection:
-        return run_sql(connection, f"SELECT 1 FROM ({stage.needs}) LIMIT 1").num_rows == 0
+        return not run_sql(connection, f"SELECT 1 FROM ({stage.needs}) LIMIT 1").num_rows
 
 
 def run_partial(stage: Stage, data: pa.Table, tables: Mapping[str, pa.Table]) -> pa.Table:
@@ -211,7 +213,7 @@ def merged(stage: Stage, parts: list[pa.Table], tables: Mapping[str, pa.Table], 
     """
     with opened(tables) as connection:
         table = parts[0] if parts else pa.table({})
-        if len(parts) > 1:
+        if len(parts) > 1 and stage.partial is not None:
             connection.register("parts", pa.concat_tables(parts))
             table = run_sql(connection, stage.merge).cast(parts[0].schema)
         if is_last and stage.settle is not None:

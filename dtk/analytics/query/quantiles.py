@@ -1,8 +1,9 @@
 """Exact quantiles by group in bounded memory: each pass narrows down where the values of some ranks lie.
 
 The first pass samples the rows of each group, which says between which two values a rank almost surely lies. The next
-counts the values of each cell that such edges cut, and collects those between them; where these are too many, it samples
-them again. What it finds is exact whatever the sample: a rank that lies elsewhere is looked for there in the next pass.
+counts the values of each cell that such edges cut, and collects those between them; where these are too many, it
+samples them again. What it finds is exact whatever the sample: a rank that lies elsewhere is looked for there in the
+next pass.
 The edges of a group are columns of a table ``search``, one row a group.
 
 Selection by a sample: Floyd and Rivest, "Expected time bounds for selection" (1975).
@@ -11,7 +12,6 @@ Selection by a sample: Floyd and Rivest, "Expected time bounds for selection" (1
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,9 +24,8 @@ __all__ = ["QuantileSearch"]
 SAMPLED_ROWS: Final = 4_000_000
 """Values that a pass holds in the end, about, of all groups together; fewer rows than that are read in one pass."""
 
-_ALL: Final = 2**64 - 1
 _DEVIATIONS: Final = 4.0
-_SPARE_PASSES: Final = 2
+_SPARE_PASSES: Final = 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class QuantileSearch:
     shares : tuple of float
         From 0 to 1.
     keys : tuple of str
-        ``k0, k1, ...``
+        ``k0``, ``k1`` and so on.
     num_rows : float
         Of the data, about.
     """
@@ -89,7 +88,7 @@ class QuantileSearch:
         parts : Parts
             Takes its columns.
         """
-        sampled = f" AND hash(row) <= {int(_ALL * SAMPLED_ROWS / self.num_rows)}::UBIGINT" if self.is_sampled else ""
+        sampled = f" AND random() <= {SAMPLED_ROWS / self.num_rows!r}" if self.is_sampled else ""
         where = f" FILTER (WHERE {self.value.sql} IS NOT NULL{sampled})"
         parts.count(self.value)
         parts.add(self._sample, f"list({self.value.float}){where}", "flatten(list({0}) FILTER (WHERE {0} IS NOT NULL))")
@@ -109,23 +108,25 @@ class QuantileSearch:
         """
         keys = ", ".join(self.keys)
         first = (
-            f"SELECT {keys}, 0 AS cell, {self.value.sql}_count AS n, list_sort({self._sample}) AS sorted,"
+            f"SELECT {keys}, row_number() OVER () AS id, 0 AS cell, {self.value.sql}_count AS n,"
+            f" list_sort({self._sample}) AS sorted,"
             f" sorted[1] AS low, sorted[-1] AS high, 0::DOUBLE AS before, n AS total FROM base WHERE n > 0"
         )
         found = [Stage(self._table(0), None, settle=self._settle(first, is_of_sample=self.is_sampled))]
         for number in range(1, self.num_passes + 1):
             before = self._table(number - 1)
             cells = (
-                f"SELECT * EXCLUDE (parts.found), list_sort(parts.found) AS sorted,"
-                f" sum(n) OVER (groups ORDER BY cell) - n AS before, sum(n) OVER groups AS total"
-                f" FROM parts WINDOW groups AS (PARTITION BY {keys})"
+                f"SELECT parts.* EXCLUDE (found), {', '.join(f's.{key}' for key in self.keys)},"
+                f" list_sort(found) AS sorted,"
+                f" sum(n) OVER (of_group ORDER BY cell) - n AS before, sum(n) OVER of_group AS total"
+                f" FROM parts JOIN {before} AS s USING (id) WINDOW of_group AS (PARTITION BY id)"
             )
             done = f"SELECT * FROM {before} WHERE is_done"
             settle = f"{done} UNION ALL BY NAME ({self._settle(cells, takes_all=number >= self.num_passes - 1)})"
             needs = f"SELECT 1 FROM {before} WHERE NOT is_done"
             merge = (
-                f"SELECT {keys}, cell, sum(n)::BIGINT AS n, min(low) AS low, max(high) AS high,"
-                f" flatten(list(found) FILTER (WHERE found IS NOT NULL)) AS found FROM parts GROUP BY {keys}, cell"
+                "SELECT id, cell, sum(n)::BIGINT AS n, min(low) AS low, max(high) AS high,"
+                " flatten(list(found) FILTER (WHERE found IS NOT NULL)) AS found FROM parts GROUP BY id, cell"
             )
             found.append(Stage(self._table(number), self._partial(rows, before), merge, settle, needs))
         return found
@@ -143,16 +144,15 @@ class QuantileSearch:
         cell = " + ".join(f"(x > {edge})::INTEGER + (x >= {edge})::INTEGER" for edge in edges)
         inside = " OR ".join(f"(x > low_{number} AND x < high_{number})" for number in range(len(self.shares)))
         matched = " AND ".join(f"r.{key} IS NOT DISTINCT FROM s.{key}" for key in self.keys)
-        keys = ", ".join(self.keys)
         cells = (
-            f"SELECT {', '.join(f'r.{key}' for key in self.keys)}, {self.value.float} AS x, {cell} AS cell,"
-            f" CASE WHEN hash(row) <= threshold AND ({inside}) THEN x END AS inner_x"
+            f"SELECT id, {self.value.float} AS x, {cell} AS cell,"
+            f" CASE WHEN ({inside}) AND random() <= taken THEN x END AS inner_x"
             f" FROM ({rows}) AS r JOIN (SELECT * FROM {search} WHERE NOT is_done) AS s ON {matched}"
             f" WHERE {self.value.sql} IS NOT NULL"
         )
         return (
-            f"SELECT {keys}, cell, count(*) AS n, min(x) AS low, max(x) AS high,"
-            f" list(inner_x) FILTER (WHERE inner_x IS NOT NULL) AS found FROM ({cells}) GROUP BY {keys}, cell"
+            f"SELECT id, cell, count(*) AS n, min(x) AS low, max(x) AS high,"
+            f" list(inner_x) FILTER (WHERE inner_x IS NOT NULL) AS found FROM ({cells}) GROUP BY id, cell"
         )
 
     def _settle(self, cells: str, *, is_of_sample: bool = False, takes_all: bool = False) -> str:
@@ -173,7 +173,7 @@ class QuantileSearch:
             known = "CASE WHEN m = n THEN sorted[(place + 1)::BIGINT] END"
         spread = f"{_DEVIATIONS} * sqrt(m * part * (1 - part)) + 2"
         found = (
-            f"SELECT {keys}, target, n, low, high, sorted, total, coalesce(len(sorted), 0) AS m,"
+            f"SELECT {keys}, id, target, n, low, high, sorted, total, coalesce(len(sorted), 0) AS m,"
             f" {rank} - before AS place, (place + 0.5) / n AS part,"
             f" floor(part * m - ({spread}))::BIGINT AS i, ceil(part * m + ({spread}))::BIGINT AS j, {known} AS answer"
             f" FROM ({cells}) CROSS JOIN (VALUES {positions}) AS targets(target, share, side)"
@@ -189,17 +189,18 @@ class QuantileSearch:
             f"{function}({column}) FILTER (WHERE target IN ({2 * number}, {2 * number + 1})) AS {name}_{number}"
             for number in range(len(self.shares))
             for function, column, name in (
-                ("min", "low_edge", "low"), ("max", "high_edge", "high"), ("min", "answer", "below"), ("max", "answer", "above")
+                ("min", "low_edge", "low"), ("max", "high_edge", "high"),
+                ("min", "answer", "below"), ("max", "answer", "above"),
             )
         ]  # fmt: skip
         groups = (
-            f"SELECT {keys}, max(total) AS total, {', '.join(columns)}, count(*) = count(answer) AS is_done,"
-            f" sum(expected) AS expected FROM ({edges}) GROUP BY {keys}"
+            f"SELECT {keys}, id, max(total) AS total, {', '.join(columns)}, count(*) = count(answer) AS is_done,"
+            f" sum(expected) AS expected FROM ({edges}) GROUP BY {keys}, id"
         )
         return (
             f"SELECT * EXCLUDE (expected), {', '.join(map(self._quantile, range(len(self.shares))))},"
-            f" CASE WHEN {takes_all} OR sum(expected) OVER () <= {SAMPLED_ROWS} THEN {_ALL}::UBIGINT"
-            f" ELSE ({_ALL}.0::DOUBLE * 0.999 * {SAMPLED_ROWS} / sum(expected) OVER ())::UBIGINT END AS threshold"
+            f" CASE WHEN {takes_all} OR sum(expected) OVER () <= {SAMPLED_ROWS} THEN 2.0::DOUBLE"
+            f" ELSE {SAMPLED_ROWS} / sum(expected) OVER () END AS taken"
             f" FROM ({groups})"
         )
 

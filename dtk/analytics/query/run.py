@@ -15,6 +15,7 @@ A result of many groups is partitioned by a hash of its keys; what each task fou
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +31,7 @@ from dtk.analytics.query.reading import ROW, bind_chunks, bind_table
 from dtk.sources import ParquetSource, Source, chunk_groups, readable
 from dtk.sources.schema import arrow_schema, row_nbytes, table_of_frame
 from dtk.sources.source import as_source
-from dtk.statistics.scan import groups_wanted
+from dtk.statistics.map_reduce import groups_wanted
 
 if TYPE_CHECKING:
     import dask.dataframe as dd
@@ -216,7 +217,7 @@ class _Graph:
 
         parts = self.data.frame.optimize().to_delayed()
         self._clones += 1
-        return parts if self._clones == 1 else list(clone(*parts, seed=self._clones))
+        return parts if self._clones == 1 else [clone(part, seed=self._clones) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -298,7 +299,7 @@ def _deal(shared: _Shared, chunks: Any, partitions: int, known: list[pa.Table]) 
     order = np.argsort(numbers, kind="stable")
     ends = np.searchsorted(numbers[order], np.arange(partitions + 1))
     table = found.drop_columns("dtk part").take(pa.array(order)).combine_chunks()
-    return [_packed(table.slice(start, stop - start)) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    return [_packed(table.slice(start, stop - start)) for start, stop in itertools.pairwise(ends)]
 
 
 def _packed(table: pa.Table) -> pa.Buffer:

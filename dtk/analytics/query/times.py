@@ -20,8 +20,8 @@ DATE_PARTS: Final = {
     "month": "month({})",
     "week": "week({})",
     "day": "day({})",
-    "dayofyear": "dayofyear({})",
-    "weekday": "isodow({}) - 1",
+    "day_of_year": "dayofyear({})",
+    "day_of_week": "isodow({}) - 1",
     "hour": "hour({})",
     "minute": "minute({})",
     "second": "second({})",
@@ -46,8 +46,8 @@ class TimeWindow:
         How often a window ends: a number and ``s``, ``min``, ``h``, ``d``, ``w`` (from Monday), ``mo``, ``q`` or ``y``.
     over : str, optional
         How long a window is, a multiple of `every`: windows that are longer overlap (hopping windows, a rolling
-        aggregate). By default as long as `every`, so that they follow each other (tumbling); ``"all"`` for all time up to
-        the window's end (cumulative).
+        aggregate). By default as long as `every`, so that they follow each other (tumbling); ``"all"`` for all time up
+        to the window's end (cumulative).
 
     Raises
     ------

@@ -11,6 +11,7 @@ from dtk.analytics.query.plan import Stage
 
 __all__ = ["distinct_stage", "sample_of_groups", "skew_sql", "skew_stage", "values_sql", "values_stage"]
 
+_ROUNDING: Final = 4e-16  # of a mean: all values are the same
 _Z_99: Final = 2.576
 
 
@@ -192,4 +193,5 @@ def skew_sql(value: Column) -> str:
     second = f"({table}.d2 / {n} - {mean} ** 2)"
     third = f"({table}.d3 / {n} - 3 * {mean} * {table}.d2 / {n} + 2 * {mean} ** 3)"
     skew = f"sqrt({n} * ({n} - 1.0)) / ({n} - 2) * {third} / {second} ** 1.5"
-    return f"CASE WHEN {n} < 3 THEN NULL WHEN {second} <= 0 THEN 0.0 ELSE {skew} END"
+    is_constant = f"{second} <= ({_ROUNDING} * base.{value.sql}_mean) ** 2"
+    return f"CASE WHEN {n} < 3 THEN NULL WHEN {is_constant} THEN 0.0 ELSE {skew} END"

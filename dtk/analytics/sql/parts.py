@@ -89,9 +89,8 @@ def distinct_value(node: exp.Expr) -> exp.Expr | None:
     values = node.this.expressions
     if len(values) != 1 or node.this.args.get("on"):
         return None
-    if condition is None:
-        return values[0]
-    return exp.Case(ifs=[exp.If(this=condition.copy(), true=values[0].copy())])
+    value: exp.Expr = values[0]
+    return value if condition is None else exp.Case(ifs=[exp.If(this=condition.copy(), true=value.copy())])
 
 
 def measure_of(node: exp.Expr, kind: str) -> Measure | None:

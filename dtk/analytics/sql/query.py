@@ -71,8 +71,8 @@ def sql(
 
     Notes
     -----
-    Whole numbers and booleans have pandas' types that hold missing values, dates and decimals Arrow's. Sums of whole numbers are
-    64 bits wide, and refused beyond that.
+    Whole numbers and booleans have pandas' types that hold missing values, dates and decimals Arrow's. Sums of whole
+    numbers are 64 bits wide, and refused beyond that.
 
     Examples
     --------

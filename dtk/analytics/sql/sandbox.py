@@ -117,7 +117,8 @@ def run_sql(
         for given in rows.values():
             if isinstance(given, ChunkStream) and given.error is not None:
                 raise given.error from None
-        raise type(error)(f"{what}: {error}") from error
+        kind = MemoryLimitError if isinstance(error, MemoryLimitError) else DataError
+        raise kind(f"{what}: {_first_line(error)}") from error
 
 
 def _run_alone(query: str, rows: Mapping[str, Rows], limits: Limits) -> pa.Table:

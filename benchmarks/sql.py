@@ -155,7 +155,7 @@ def timed(run: Any) -> tuple[float, Any]:
 
 def parsed(answer: str) -> list[dict[str, Any]]:
     """Read an official answer: lines of values between bars."""
-    header, *lines = answer.strip("\n").split("\n")
+    header, *lines = answer.removesuffix("\n").split("\n")
     return [dict(zip(header.split("|"), line.split("|"), strict=True)) for line in lines]
 
 
@@ -172,6 +172,9 @@ def same(found: Any, right: list[dict[str, Any]]) -> bool:
 
 def equal(value: Any, target: Any) -> bool:
     """Compare two values, one of which may be text."""
+    missing = ("", "nan", "None", "NaT", "<NA>")
+    if str(value) in missing or str(target) in missing:
+        return str(value) in missing and str(target) in missing
     try:
         one, other = float(Decimal(str(value))), float(Decimal(str(target)))
     except ArithmeticError:

@@ -28,6 +28,7 @@ from dtk.errors import (
 
 if TYPE_CHECKING:  # type checkers and editors look here; _LAZY says the same at run time
     from dtk.analytics import Report, TimeWindow, aggregate, profile
+    from dtk.analytics.sql import sql
     from dtk.bundle import Bundle, load
     from dtk.estimators import TorchClassifier, TorchRegressor
     from dtk.loader import Loader
@@ -74,6 +75,7 @@ __all__ = [
     "profile",
     "split",
     "spool",
+    "sql",
     "train",
     "write_parquet",
 ]
@@ -101,6 +103,7 @@ _LAZY: Final = {
     "profile": "dtk.analytics",
     "split": "dtk.sources",
     "spool": "dtk.sources",
+    "sql": "dtk.analytics.sql",
     "train": "dtk.training",
     "write_parquet": "dtk.sources",
 }

@@ -94,3 +94,8 @@ def test_the_code_of_the_page_on_analytics_runs(tmp_path: Path) -> None:
     code = "\n".join(blocks((ROOT / "docs" / "analytics.md").read_text(encoding="utf-8")))
     assert "[('to', 1000), ('be', 1000)]" in run(code, tmp_path)
     assert pd.read_csv(tmp_path / "by-product.csv").columns.tolist()[:2] == ["product", "price_mean"]
+
+
+def test_the_code_of_the_page_on_sql_runs(tmp_path: Path) -> None:
+    code = "\n".join(blocks((ROOT / "docs" / "sql.md").read_text(encoding="utf-8")))
+    assert "Delta" in run(code, tmp_path)

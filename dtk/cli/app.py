@@ -23,6 +23,7 @@ from dtk.cli.inspect import inspect as inspect_store
 from dtk.cli.plan import plan
 from dtk.cli.predict import predict
 from dtk.cli.profile import profile
+from dtk.cli.sql import sql
 from dtk.cli.train import train
 from dtk.errors import DtkError
 
@@ -136,6 +137,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "inspect": inspect_store,
     "profile": profile,
     "aggregate": aggregate,
+    "sql": sql,
     "plan": plan,
     "train": train,
     "evaluate": evaluate,

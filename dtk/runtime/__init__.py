@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dtk.runtime.chunkwise import delayed_reduce, map_reduce
 from dtk.runtime.client import connect, current_client
 from dtk.runtime.events import subscribed
+from dtk.runtime.inside import mapped_inside
 from dtk.runtime.pinned import (
     PinnedTask,
     WorkerInfo,
@@ -44,6 +45,7 @@ __all__ = [
     "is_installed",
     "live_workers",
     "map_reduce",
+    "mapped_inside",
     "pack",
     "rank_shares",
     "release_slots",

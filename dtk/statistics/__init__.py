@@ -11,13 +11,9 @@ from dtk.statistics.exact import ExactQuantiles, exact_quantiles
 from dtk.statistics.grid_groups import GridGroups, GroupedGridMoments
 from dtk.statistics.grid_moments import GridMoments
 from dtk.statistics.histogram import Histogram
-<<<<<<< HEAD
 from dtk.statistics.keys import category_keys
 from dtk.statistics.kinds import Kind, infer_kind, to_floats, to_numbers
-=======
-from dtk.statistics.kinds import Kind, category_keys, infer_kind, to_floats, to_numbers
 from dtk.statistics.map_reduce import map_reduce
->>>>>>> aggregate
 from dtk.statistics.moments import Moments
 from dtk.statistics.sample import RowSample
 from dtk.statistics.scan import ScanState, scan

@@ -52,7 +52,7 @@ def test_a_plan_that_fits_one_rank_fits_any_number_and_uses_the_memory(chunk_row
         plan.check(ranks)
         assert plan.memory_nbytes(ranks) <= plan.memory_limit_nbytes
         if shuffle and order.fill_rows < order.num_rows:
-            assert plan.memory_nbytes(1) > 0.5 * plan.memory_limit_nbytes - 3 * batch * plan.row_nbytes
+            assert plan.memory_nbytes(1) > 0.45 * plan.memory_limit_nbytes - 3 * batch * plan.row_nbytes  # whole blocks
     else:
         with pytest.raises(MemoryLimitError) as caught:
             plan.check(1)

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dtk
@@ -45,6 +45,7 @@ def plan_of(chunk_rows, memory, batch=4096, **options):
     st.booleans(),
     st.integers(1, 40),
 )
+@example([100] * 12 + [65_536] * 4, 64, 197, True, 1)  # two shards, of which each would hold most of the data
 def test_a_plan_that_fits_one_rank_fits_any_number_and_uses_the_memory(chunk_rows, batch, mib, shuffle, ranks):
     plan = plan_of(chunk_rows, mib * MIB, batch, shuffle=shuffle, tail="pad")
     order = plan.order

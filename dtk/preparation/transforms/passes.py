@@ -69,12 +69,13 @@ def fit_chains(
     data = _with_codes(data)
     state: FitState | None = None
     wide: list[list[int]] = [[] for _ in chains]
+    watching: list[int] = []
     passes = plan_passes(chains)
     for number, planned in enumerate(passes):
         fits = [[step for which, step in planned.fits if which == position] for position in range(len(chains))]
         requests = [_request(chain, steps) for chain, steps in zip(chains, fits, strict=True)]
         if number == 0:
-            requests += [Request(chain.names, (), chain.names, chain.watched) for chain in chains]
+            watching, requests = _watch(chains, requests)
         told = label if len(passes) == 1 else f"{label}, pass {number + 1} of {len(passes)}"
         read = [name for each in requests if each.needs for name in each.names] + ([target] if target else [])
         first_row = 0 if seen is None else seen.num_rows
@@ -87,7 +88,7 @@ def fit_chains(
         for position, (chain, steps) in enumerate(zip(chains, fits, strict=True)):
             found = {need: state.found(position, need) for need in requests[position].needs}
             if number == 0:
-                chain.seen = {need: state.found(len(chains) + position, need) for need in chain.watched}
+                chain.seen = {need: state.found(watching[position], need) for need in chain.watched}
                 found = _without_empty(chain, found)
                 wide[position] = _wide_columns({**chain.seen, **({} if chain.fitted else found)})
             _learn(chain, chain.fitted, steps, found)
@@ -104,6 +105,19 @@ def _request(chain: Chain, steps: Sequence[int]) -> Request:
     _settle(chain, start)
     needs = tuple(dict.fromkeys(need for step in steps for need in chain.steps[step]._needs().values()))
     return Request(chain.names, tuple(chain.steps[:start]), chain.names_at(start), needs)
+
+
+def _watch(chains: Sequence[Chain], requests: Sequence[Request]) -> tuple[list[int], list[Request]]:
+    """Add what is watched to the requests, each statistic once, and say which of them has it for each chain."""
+    watching, all_requests = list(range(len(chains))), list(requests)
+    for position, (chain, request) in enumerate(zip(chains, requests, strict=True)):
+        if not request.steps:
+            needs = tuple(dict.fromkeys([*request.needs, *chain.watched]))
+            all_requests[position] = Request(chain.names, (), chain.names, needs)
+        elif chain.watched:  # of what the data holds, and not of what comes out of the first steps
+            watching[position] = len(all_requests)
+            all_requests.append(Request(chain.names, (), chain.names, chain.watched))
+    return watching, all_requests
 
 
 def _without_empty(chain: Chain, found: dict[Need, list[Any]]) -> dict[Need, list[Any]]:
